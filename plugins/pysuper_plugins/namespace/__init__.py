@@ -1,0 +1,1 @@
+"""One driver a kernel namespace, named as the kernel abbreviates it; namespaces(7)."""

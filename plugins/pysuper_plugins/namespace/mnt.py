@@ -1,0 +1,107 @@
+"""
+The mount namespace: an own view of the file system, with a private /dev, /proc, /sys and the user's mounts.
+
+What is masked or read-only under /proc is what moby masks: files that leak the host's state, or with which root
+changes the host.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+
+from pysuper.drivers import NamespaceDriver, Phase, PlanBuilder
+from pysuper.errors import DriverError
+from pysuper.receipts import MountFlags
+from pysuper.spec import BindMount, TmpfsMount
+from pysuper.steps import Bind, MaskPath, Mknod, Mount, PrivateMounts, ReadOnlyPath, Symlink
+
+_MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+#: Name, major and minor number, Documentation/admin-guide/devices.txt.
+_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_LINKS = {
+    "/proc/self/fd": "/dev/fd",
+    "/proc/self/fd/0": "/dev/stdin",
+    "/proc/self/fd/1": "/dev/stdout",
+    "/proc/self/fd/2": "/dev/stderr",
+    "pts/ptmx": "/dev/ptmx",
+}
+#: The group that owns terminals in every distribution.
+_TTY_GROUP = 5
+
+
+class MountNamespace(NamespaceDriver):
+    """An own view of the file system; every mount of the container is made in it, so that none is seen outside."""
+
+    def contribute(self, plan: PlanBuilder) -> None:
+        plan.namespace("mnt")
+        plan.add(Phase.SESSION, PrivateMounts())
+        plan.add(Phase.MOUNTS, Mount(fstype="proc", target="/proc", flags=("nosuid", "nodev", "noexec")))
+        plan.add(Phase.MOUNTS, Mount(fstype="sysfs", target="/sys", flags=("ro", "nosuid", "nodev", "noexec")))
+        self._add_devices(plan)
+        for mount in plan.context.spec.mounts:
+            self._add_mount(plan, mount)
+        plan.add(Phase.MASKS, *(ReadOnlyPath(target=path) for path in _READ_ONLY))
+        plan.add(Phase.MASKS, *(MaskPath(target=path) for path in _MASKED))
+        plan.check(
+            MountFlags(target="/proc/sys", flags=("ro",)),
+            MountFlags(target="/sys", flags=("ro",)),
+            MountFlags(target="/dev", flags=("nosuid",)),
+        )
+
+    def _add_devices(self, plan: PlanBuilder) -> None:
+        plan.add(Phase.MOUNTS, Mount(fstype="tmpfs", target="/dev", flags=("nosuid",), options=_owned(plan, "0755")))
+        for name, major, minor in _DEVICES:
+            if plan.context.privileged:
+                plan.add(Phase.MOUNTS, Mknod(target=f"/dev/{name}", major=major, minor=minor))
+            else:  # which must not make devices, but may show those of the host
+                plan.add(Phase.MOUNTS, Bind(source=f"/dev/{name}", target=f"/dev/{name}", flags=("nosuid", "noexec")))
+        plan.add(Phase.MOUNTS, *(Symlink(text=text, target=target) for text, target in _LINKS.items()))
+        terminals: dict[str, str | None] = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
+        if (group := plan.host_gid(_TTY_GROUP)) is not None:
+            terminals["gid"] = str(group)
+        shm = _owned(plan, "1777") | {"size": "64m"}
+        quiet = ("nosuid", "nodev", "noexec")
+        plan.add(
+            Phase.MOUNTS,
+            Mount(fstype="devpts", target="/dev/pts", flags=("nosuid", "noexec"), options=terminals),
+            Mount(fstype="tmpfs", target="/dev/shm", flags=quiet, options=shm),
+        )
+
+    @staticmethod
+    def _add_mount(plan: PlanBuilder, mount: BindMount | TmpfsMount) -> None:
+        target = posixpath.normpath(mount.target)
+        if target in {"/", "/proc"} or target.startswith("/proc/"):
+            raise DriverError(f"{mount.target} cannot be a mount target", remedy="choose another path")
+        if isinstance(mount, TmpfsMount):
+            options = _owned(plan, f"{mount.mode:04o}")
+            if mount.size is not None:
+                options["size"] = str(mount.size)
+            plan.add(Phase.MOUNTS, Mount(fstype="tmpfs", target=target, flags=("nosuid", "nodev"), options=options))
+            plan.check(MountFlags(target=target, flags=("nosuid", "nodev")))
+            return
+        if not os.path.exists(mount.source):
+            raise DriverError(f"the mount source {mount.source} does not exist", remedy="make it first")
+        flags = ("ro", "nosuid", "nodev") if mount.read_only else ("nosuid", "nodev")
+        plan.add(Phase.MOUNTS, Bind(source=mount.source, target=target, flags=flags, idmap=plan.idmap))
+        plan.check(MountFlags(target=target, flags=flags))
+
+
+def _owned(plan: PlanBuilder, mode: str) -> dict[str, str | None]:
+    """Options of a tmpfs that belongs to the container's root."""
+    return {"mode": mode, "uid": str(plan.host_uid(0)), "gid": str(plan.host_gid(0))}

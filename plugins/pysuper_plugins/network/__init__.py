@@ -1,0 +1,1 @@
+"""What the network namespace of a container is connected to."""

@@ -1,0 +1,1 @@
+"""Where the root of a container comes from."""

@@ -1,0 +1,197 @@
+"""
+The container's first process: from the clone to the command, and as PID 1 behind it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import termios
+from typing import Any, NoReturn
+
+from pysuper import syscalls
+from pysuper.launcher import wire
+from pysuper.launcher.execute import Executor, StepError
+
+#: Which signals the init passes on to the command.
+_FORWARDED = frozenset(signal.Signals) - {
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    signal.SIGCHLD,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGTSTP,
+}
+
+
+class _Failed(Exception):
+    """A step failed: what the supervisor is told."""
+
+    def __init__(self, step: int | str, error: OSError | StepError) -> None:
+        super().__init__(step)
+        number = error.errno if isinstance(error, OSError) else None
+        message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        self.message = {"failed": {"step": step, "errno": number, "message": message}}
+
+
+def become_container(
+    plan: dict[str, Any],
+    status: socket.socket,
+    stdio: list[int],
+    namespaces: dict[str, int],
+    owner: tuple[int, int],
+) -> NoReturn:
+    """
+    Run a plan in this process, and never return.
+
+    Args:
+        plan: As `Plan.to_json` writes it.
+        status: To the supervisor.
+        stdio: What becomes descriptors 0 to 2.
+        namespaces: Descriptors of the namespaces that were made before.
+        owner: Uid and gid of the container's root, as this process must call them before it enters its user
+            namespace.
+    """
+    try:
+        _arrange_descriptors(stdio, [status.fileno(), *namespaces.values()])
+        executor = Executor(status, namespaces, owner)
+        for index, step in enumerate(plan["steps"]):
+            try:
+                executor.run(step)
+            except (OSError, StepError) as error:
+                raise _Failed(index, error) from error
+        for descriptor in namespaces.values():
+            os.close(descriptor)
+        executor.barrier("ready")
+        _run_command(plan["command"], executor, status)
+    except _Failed as failure:
+        wire.tell(status, failure.message)
+    except SystemExit:
+        pass
+    except BaseException as error:
+        unexpected = {"step": "launcher", "errno": None, "message": f"{type(error).__name__}: {error}"}
+        wire.tell(status, {"failed": unexpected})
+    os._exit(125)
+
+
+def _arrange_descriptors(stdio: list[int], keep: list[int]) -> None:
+    """Close everything that this process was not told to have: one directory too many is a way out."""
+    for standard, given in enumerate(stdio):
+        os.dup2(given, standard)
+    start = 3
+    for descriptor in sorted(keep):
+        os.closerange(start, descriptor)
+        start = descriptor + 1
+    os.closerange(start, 1 << 20)
+
+
+def _run_command(command: dict[str, Any], executor: Executor, status: socket.socket) -> NoReturn:
+    environment: dict[str, str] = {"HOME": executor.home} | command["environment"]
+    argv: list[str] = command["argv"] or [executor.shell]
+    if command["init"]:
+        _init(command, argv, environment, status)
+    try:
+        _execute(command, argv, environment)
+    except OSError as error:
+        raise _Failed("execute", error) from error
+
+
+def _init(command: dict[str, Any], argv: list[str], environment: dict[str, str], status: socket.socket) -> NoReturn:
+    """
+    Be PID 1: run the command as a child, pass signals on to it, reap every orphan, end when the command ends.
+
+    The kernel then kills whatever else is in the pid namespace, pid_namespaces(7).
+    """
+    syscalls.set_process_title("pysuper-init")
+    # Not dumpable, so that no process of the container can open /proc/1/exe or /proc/1/fd (CVE-2019-5736).
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    if os.getpid() != 1:  # in a shared pid namespace orphans come here only if this process asks for them
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(told)
+            os.setsid()
+            _execute(command, argv, environment)
+        except OSError as error:
+            os.write(tell, wire.encode(_Failed("execute", error).message))
+        os._exit(125)
+    os.close(tell)
+    failure = os.read(told, wire.MAX_PACKET)  # end of file: the command's execve closed the other end
+    if failure:
+        status.send(failure)
+        os._exit(125)
+    os.close(told)
+    for standard in (0, 1, 2):  # the command alone keeps pipes and terminal open
+        os.close(standard)
+    wire.tell(status, {"started": True})
+    while True:
+        received = signal.sigwait(set(signal.Signals))
+        if received == signal.SIGCHLD:
+            ended = _reap_all(child)
+            if ended is not None:
+                wire.tell(status, {"exited": ended})
+                os._exit(os.waitstatus_to_exitcode(ended) & 0x7F)
+        elif received in _FORWARDED:
+            os.kill(child, received)
+
+
+def _reap_all(child: int) -> int | None:
+    """Reap every zombie; the wait status of `child` if it is among them."""
+    ended = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        if pid == child:
+            ended = status
+
+
+def _execute(command: dict[str, Any], argv: list[str], environment: dict[str, str]) -> NoReturn:
+    """Execute the command: in its directory, with its terminal, with signals as a fresh process has them."""
+    try:
+        os.chdir(command["working_dir"])
+    except OSError as error:
+        raise OSError(error.errno, f"working directory {command['working_dir']}: {error.strerror}") from None
+    if command["terminal"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    _search_and_execute(argv, environment)
+
+
+def _search_and_execute(argv: list[str], environment: dict[str, str]) -> NoReturn:
+    """execvpe(3), but a file that exists and cannot be executed is not reported as missing."""
+    if "/" in argv[0]:
+        candidates = [argv[0]]
+    else:
+        candidates = [f"{d or '.'}/{argv[0]}" for d in environment.get("PATH", "").split(":")]
+    refused: OSError | None = None
+    for candidate in candidates:
+        try:
+            os.execve(candidate, argv, environment)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if os.path.lexists(candidate):
+                refused = refused or OSError(errno.ENOEXEC, f"{candidate}: its interpreter is missing")
+            elif "/" in argv[0]:
+                raise OSError(error.errno, f"{candidate}: {error.strerror}") from None
+        except OSError as error:
+            refused = refused or OSError(error.errno, f"{candidate}: {_why(candidate, error)}")
+    raise refused or OSError(errno.ENOENT, f"{argv[0]}: not found in {environment.get('PATH', '')}")
+
+
+def _why(path: str, error: OSError) -> str:
+    if error.errno == errno.ENOEXEC:
+        return "not a program of this machine's architecture, and no script with a #! line"
+    if os.path.isdir(path):
+        return "is a directory"
+    return error.strerror or str(error)

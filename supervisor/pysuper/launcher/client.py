@@ -1,0 +1,218 @@
+"""
+The supervisor's side of the Python launcher: starts it, talks to it, replaces it when it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from pysuper import syscalls
+from pysuper.drivers import Launched, Launcher, Trace
+from pysuper.errors import LaunchError, describe_errno
+from pysuper.launcher import wire
+from pysuper.plan import Plan
+
+#: A launcher that dies this often in a row, without having launched anything, will not be of use.
+_MAX_DEATHS = 5
+
+_SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from pysuper.launcher.server import main; main(int(sys.argv[2]))"
+)
+
+
+class PythonLauncher(Launcher):
+    """A fresh, isolated interpreter (`python -I -S`) as the launcher process."""
+
+    def __init__(self) -> None:
+        self._control: trio.socket.SocketType | None = None
+        self._ready = trio.Event()
+        self._deaths = 0
+        # What a new launcher has to be told when the old one dies.
+        self._traces: list[Trace] = []
+        self._pidfds: list[int] = []
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep one launcher process running until cancelled."""
+        started = False
+        while True:
+            pid, self._control = _spawn()
+            pidfd = os.pidfd_open(pid)
+            try:
+                with trio.CancelScope(shield=True):
+                    await self._hand_over()
+                self._ready.set()
+                if not started:
+                    task_status.started()
+                    started = True
+                await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                self._ready = trio.Event()
+                self._control.close()
+                with trio.CancelScope(shield=True):
+                    await _reap(pidfd)
+            self._deaths += 1
+            if self._deaths >= _MAX_DEATHS:
+                raise LaunchError(f"the launcher process died {self._deaths} times in a row")
+
+    async def launch(self, plan: Plan, stdio: tuple[int, int, int]) -> Launched:
+        """See `Launcher.launch`. Repeated when the launcher dies before it has cloned."""
+        for _ in range(_MAX_DEATHS):
+            await self._ready.wait()
+            if launched := await self._try_launch(plan, stdio):
+                self._deaths = 0
+                self._pidfds = [fd for fd in self._pidfds if _is_alive(fd)]
+                self._pidfds.append(os.dup(launched.pidfd))
+                return launched
+        raise LaunchError("the launcher process died while it was asked to start a container")
+
+    async def remember(self, trace: Trace) -> None:
+        """See `Launcher.remember`."""
+        self._traces.append(trace)
+        await self._notify({"remember": [trace.kind, trace.path]})
+
+    async def forget(self, trace: Trace) -> None:
+        """See `Launcher.forget`."""
+        self._traces.remove(trace)
+        await self._notify({"forget": [trace.kind, trace.path]})
+
+    async def _notify(self, message: dict[str, Any]) -> None:
+        # A launcher that is dead needs no news: the next one gets all of it in `_hand_over`.
+        if self._control is not None and self._control.fileno() != -1:
+            with contextlib.suppress(OSError):
+                await self._control.send(wire.encode(message))
+
+    async def _hand_over(self) -> None:
+        self._pidfds = [fd for fd in self._pidfds if _is_alive(fd)]
+        for pidfd in self._pidfds:
+            await self._send({"adopt": True}, (pidfd,))
+        for trace in self._traces:
+            await self._notify({"remember": [trace.kind, trace.path]})
+
+    async def _send(self, message: dict[str, Any], descriptors: tuple[int, ...]) -> None:
+        assert self._control is not None
+        rights = struct.pack(f"={len(descriptors)}i", *descriptors)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+        await self._control.sendmsg([wire.encode(message)], ancillary)
+
+    async def _try_launch(self, plan: Plan, stdio: tuple[int, int, int]) -> Launched | None:
+        """One attempt; None if the launcher died before it had cloned."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        status = trio.socket.from_stdlib_socket(ours)
+        plan_file = os.memfd_create("plan", os.MFD_CLOEXEC)
+        try:
+            # Names the sender of a message by its pid, should the launcher die before it could.
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            with open(plan_file, "wb", closefd=False) as file:
+                file.write(plan.to_json().encode())
+            os.lseek(plan_file, 0, os.SEEK_SET)
+            with theirs:
+                await self._send({"launch": True}, (plan_file, theirs.fileno(), *stdio))
+            with trio.CancelScope(shield=True):
+                # A clone under way cannot be called back, only waited for; then it can be killed.
+                launched = await _first_message(status)
+        except OSError:
+            status.close()
+            return None
+        except BaseException:
+            status.close()
+            raise
+        finally:
+            os.close(plan_file)
+        if launched is None:
+            status.close()
+        return launched
+
+
+def _spawn() -> tuple[int, trio.socket.SocketType]:
+    """Start a launcher process; its pid and our end of the control socket."""
+    if not sys.executable:
+        raise LaunchError("the launcher needs a Python interpreter, and sys.executable names none")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        target = 3
+        arguments = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, _SOURCE_ROOT, str(target)]
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
+        actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), target))
+        try:
+            # Its own session: a Ctrl-C at the terminal is for the supervisor. No environment: it would be inherited.
+            pid = os.posix_spawn(sys.executable, arguments, {}, file_actions=actions, setsid=True)
+        finally:
+            os.close(null)
+    return pid, trio.socket.from_stdlib_socket(ours)
+
+
+async def _reap(pidfd: int) -> None:
+    """Wait for the launcher to end; it does when its control socket closes, after it has cleaned up."""
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+        syscalls.reap(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _is_alive(pidfd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        os.close(pidfd)
+        return False
+    return True
+
+
+async def receive(status: trio.socket.SocketType) -> tuple[dict[str, Any] | None, list[int], int]:
+    """One message of a status socket: the message (None at end of file), its descriptors, the sender's pid."""
+    space = socket.CMSG_SPACE(4 * wire.MAX_DESCRIPTORS) + socket.CMSG_SPACE(12)
+    packet, ancillary, _, _ = await status.recvmsg(wire.MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC)
+    descriptors, sender = [], 0
+    for level, kind, data in ancillary:
+        descriptors += wire.descriptors_of((level, kind, data))
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            (sender,) = struct.unpack_from("=i", data)
+    return wire.decode(packet), descriptors, sender
+
+
+async def _first_message(status: trio.socket.SocketType) -> Launched | None:
+    message, descriptors, sender = await receive(status)
+    if message is None:
+        return None
+    if "failed" in message:
+        raise launch_error(message["failed"], None)
+    if "pid" in message:
+        return Launched(message["pid"], descriptors[0], status)
+    # The launcher died between clone and report, and this comes from the container: end it, and start another one.
+    for descriptor in descriptors:
+        os.close(descriptor)
+    pidfd = os.pidfd_open(sender)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    await _reap(pidfd)
+    return None
+
+
+def launch_error(failed: dict[str, Any], plan: Plan | None) -> LaunchError:
+    """The error of a `failed` message that did not come from the execution of the command."""
+    number, step = failed["errno"], failed["step"]
+    if isinstance(step, int) and plan is not None:
+        text, man = plan.steps[step].describe(), plan.steps[step].man
+        return LaunchError(f"could not {text}: {_reason(failed)}; see {man}", step=text, errno=number)
+    texts = {"holder": "make the namespaces", "clone": "clone the first process"}
+    text = texts.get(step, str(step))
+    return LaunchError(f"could not {text}: {_reason(failed)}", step=text, errno=number)
+
+
+def _reason(failed: dict[str, Any]) -> str:
+    number = failed["errno"]
+    if number is None:
+        return str(failed["message"])
+    name = describe_errno(number).partition(" ")[0]
+    return f"{name} ({failed['message']})"

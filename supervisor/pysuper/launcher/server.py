@@ -1,0 +1,247 @@
+"""
+The launcher process: clones containers on request, and cleans up after a supervisor that died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import sys
+import time
+from typing import Any, NoReturn
+
+from pysuper import syscalls
+from pysuper.launcher import child, wire
+
+#: Seconds that the clean-up after a dead supervisor may take.
+_CLEANUP_BOUND = 5.0
+
+
+def main(control_descriptor: int) -> None:
+    """Serve requests until the supervisor closes its end of the control socket, or dies."""
+    _seal()
+    control = socket.socket(fileno=control_descriptor)
+    launcher = _Launcher()
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor != control.fileno():
+                poll.unregister(descriptor)
+                launcher.forget_container(descriptor)
+                continue
+            message, descriptors = wire.receive(control)
+            if message is None:
+                launcher.clean_up()
+                return
+            if "launch" in message:
+                pidfd = launcher.launch(descriptors)
+            elif "adopt" in message:
+                pidfd = launcher.adopt(descriptors[0])
+            else:
+                pidfd = launcher.keep_books(message)
+            if pidfd is not None:
+                poll.register(pidfd, select.POLLIN)
+
+
+def _seal() -> None:
+    """
+    Nothing can be imported from here on, read from our memory, or sent to us by a terminal.
+
+    A lazy import in a child would search the container's file system, and run what it finds as host root.
+    """
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.meta_path.clear()
+    sys.path_importer_cache.clear()
+    syscalls.set_process_title("pysuper-launcher")
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The collector would touch, and so copy, every page that a child shares with us.
+    gc.disable()
+    gc.freeze()
+
+
+class _Launcher:
+    """What is running, and what would be left behind: enough to clean up without the supervisor."""
+
+    def __init__(self) -> None:
+        self._pidfds: set[int] = set()
+        self._traces: list[tuple[str, str]] = []
+
+    def keep_books(self, message: dict[str, Any]) -> None:
+        """Note, or strike out, something that `clean_up` would have to remove."""
+        if "remember" in message:
+            self._traces.append(tuple(message["remember"]))
+        else:
+            self._traces.remove(tuple(message["forget"]))
+
+    def adopt(self, pidfd: int) -> int:
+        """A container of a launcher that died."""
+        self._pidfds.add(pidfd)
+        return pidfd
+
+    def forget_container(self, pidfd: int) -> None:
+        """The process behind the pidfd has ended."""
+        self._pidfds.remove(pidfd)
+        os.close(pidfd)
+
+    def launch(self, descriptors: list[int]) -> int | None:
+        """Clone the first process of a container; its pidfd, or None if that failed (the supervisor is told)."""
+        plan_file, status_descriptor, *stdio = descriptors
+        status = socket.socket(fileno=status_descriptor)
+        namespaces: dict[str, int] = {}
+        try:
+            with open(plan_file, "rb") as file:
+                plan: dict[str, Any] = json.load(file)
+            step = "holder"
+            if plan["holder"]:
+                namespaces = _hold_namespaces(plan["holder"])
+            step = "clone"
+            pid, pidfd = _clone(plan, status, stdio, namespaces)
+            self._pidfds.add(pidfd)
+            wire.send(status, {"pid": pid}, (pidfd,))
+            return pidfd
+        except OSError as error:
+            failed = {"step": step, "errno": error.errno, "message": error.strerror or str(error)}
+            wire.tell(status, {"failed": failed})
+            return None
+        finally:
+            status.close()
+            for descriptor in (*stdio, *namespaces.values()):
+                os.close(descriptor)
+
+    def clean_up(self) -> None:
+        """The supervisor is gone: kill its containers and remove what it had made on the host."""
+        for pidfd in self._pidfds:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        deadline = time.monotonic() + _CLEANUP_BOUND
+        left = list(reversed(self._traces))
+        while left and time.monotonic() < deadline:
+            left = [trace for trace in left if not _remove(*trace)]
+            time.sleep(0.002 if left else 0)
+
+
+def _hold_namespaces(holder: dict[str, Any]) -> dict[str, int]:
+    """Make namespaces, owned by a new user namespace with these id maps; descriptors by name."""
+    flags = sum(syscalls.NAMESPACE_FLAGS[name] for name in holder["namespaces"])
+    pid, pidfd = syscalls.clone3(flags)
+    if pid == 0:
+        _wait_to_be_killed()
+    try:
+        _write_id_maps(pid, holder["ids"])
+        return {name: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in holder["namespaces"]}
+    finally:
+        os.close(pidfd)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _wait_to_be_killed() -> NoReturn:
+    while True:
+        signal.pause()
+
+
+def _clone(
+    plan: dict[str, Any], status: socket.socket, stdio: list[int], namespaces: dict[str, int]
+) -> tuple[int, int]:
+    """Clone the first process, as a child of the supervisor; `(pid, pidfd)`."""
+    flags = syscalls.CLONE_PARENT
+    flags |= sum(syscalls.NAMESPACE_FLAGS[name] for name in plan["clone"])
+    cgroup = os.open(plan["cgroup"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan["cgroup"] else None
+    ids = plan["ids"]
+    mapped, map_it = os.pipe() if ids else (-1, -1)
+    # The id maps of a process that is not dumpable belong to host root, and could not be written by anybody else.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1 if ids else 0)
+    try:
+        pid, pidfd = syscalls.clone3(flags, cgroup=cgroup)
+        if pid == 0:
+            if ids:
+                os.close(map_it)
+                os.read(mapped, 1)
+            child.become_container(plan, status, stdio, namespaces, _owner(plan))
+        if ids:
+            try:
+                _write_id_maps(pid, ids)
+            except OSError:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                raise
+        return pid, pidfd
+    finally:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        for descriptor in (cgroup, mapped if ids else None, map_it if ids else None):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def _owner(plan: dict[str, Any]) -> tuple[int, int]:
+    """The container's root, as the first process must call it while it still is host root."""
+    if not plan["holder"]:
+        return 0, 0
+    ids = plan["holder"]["ids"]
+    return ids["uids"][0][1], ids["gids"][0][1]
+
+
+def _write_id_maps(pid: int, ids: dict[str, Any]) -> None:
+    """Write uid_map and gid_map, user_namespaces(7)."""
+    if not ids["privileged"]:
+        _write(f"/proc/{pid}/setgroups", "deny")
+    for name in ("uid_map", "gid_map"):
+        lines = ids[name.removesuffix("_map") + "s"]
+        _write(f"/proc/{pid}/{name}", "".join(f"{inside} {outside} {n}\n" for inside, outside, n in lines))
+
+
+def _write(path: str, content: str) -> None:
+    """Write to a file of the kernel in one go; never create one."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, content.encode())
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _remove(kind: str, path: str) -> bool:
+    """Remove a trace of a dead supervisor; whether it is gone."""
+    try:
+        if kind == "cgroup":
+            _kill_cgroup(path)
+            os.rmdir(path)
+        else:
+            _remove_tree(path)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+def _kill_cgroup(path: str) -> None:
+    if os.path.exists(f"{path}/cgroup.kill"):
+        _write(f"{path}/cgroup.kill", "1")
+        return
+    with open(f"{path}/cgroup.procs") as file:
+        pids = [int(line) for line in file]
+    for pid in pids:
+        if pid > 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    if os.path.exists(f"{path}/freezer.state"):  # a frozen v1 cgroup holds SIGKILL back
+        _write(f"{path}/freezer.state", "THAWED")
+
+
+def _remove_tree(path: str) -> None:
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        os.unlink(path)
+        return
+    for name in os.listdir(path):
+        _remove_tree(f"{path}/{name}")
+    os.rmdir(path)

@@ -1,0 +1,273 @@
+"""
+Spec and drivers make a plan: all that the launcher does for one container, as data.
+
+A driver adds steps to *phases*, not to positions, so that drivers need not know each other; inside a phase the
+order of adding holds. The phases are the order in which a container has to be built:
+
+    SESSION      a session of its own
+    CGROUP       join, before the cgroup namespace makes this cgroup its root
+    NAMESPACES   enter those that the user namespace owns; host name, loopback
+    ROOTFS       the new root, at "/"
+    MOUNTS       /proc, /sys, /dev and what the user mounts, in the new root
+    MASKS        what must not be seen or written, after everything that could be mounted over it
+    PIVOT        into the new root
+    IDENTITY     into the user namespace; the mount namespace is copied into it, which locks every mount
+    LIMITS       resource limits, umask
+    PRIVILEGES   capabilities, the user, no_new_privs
+    TERMINAL     opened by the final user, so that it owns it
+
+All of it runs in one process, cloned by the launcher, which is host root until IDENTITY: it can mount what a user
+namespace could not, and nothing of the container runs before it has given that up.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import attrs
+
+from pysuper import receipts, steps
+from pysuper.spec import NAMESPACES, ContainerSpec
+
+__all__ = ["Command", "Context", "IdMap", "NamespaceHolder", "Phase", "Plan", "PlanBuilder"]
+
+
+class Phase(enum.IntEnum):
+    """When a step runs; see the module's docstring."""
+
+    SESSION = 0
+    CGROUP = 1
+    NAMESPACES = 2
+    ROOTFS = 3
+    MOUNTS = 4
+    MASKS = 5
+    PIVOT = 6
+    IDENTITY = 7
+    LIMITS = 8
+    PRIVILEGES = 9
+    TERMINAL = 10
+
+
+@attrs.frozen
+class IdMap:
+    """
+    The ids of a user namespace: `(inside, outside, count)` lines as in /proc/PID/uid_map, user_namespaces(7).
+
+    Attributes:
+        uids, gids: The lines.
+        privileged: Made by host root, which enters it late; otherwise the container is born in it.
+    """
+
+    uids: tuple[tuple[int, int, int], ...]
+    gids: tuple[tuple[int, int, int], ...]
+    privileged: bool
+
+
+class Sandbox(Protocol):
+    """Run a command confined, with `stdin` as its standard input; `(exit status, stdout, stderr)`."""
+
+    async def __call__(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]: ...
+
+
+@attrs.frozen(kw_only=True)
+class Context:
+    """
+    What a driver may know of the container it contributes to.
+
+    Attributes:
+        id: Unique on this machine; for names of kernel objects.
+        spec: What the user asked for.
+        privileged: Whether the supervisor is root with CAP_SYS_ADMIN.
+        uid_base: The first of 65,536 host ids that no other container of this machine has, if privileged.
+        sandbox: Runs a command of a driver's in a container of its own; None while only a plan is made.
+    """
+
+    id: str
+    spec: ContainerSpec
+    privileged: bool
+    uid_base: int
+    sandbox: Sandbox | None = None
+
+
+@attrs.frozen(kw_only=True)
+class NamespaceHolder:
+    """
+    Namespaces that exist before the container's first process, because it enters them only later.
+
+    The launcher clones a process into them, writes the id maps, keeps descriptors of them and ends it.
+    """
+
+    namespaces: tuple[str, ...]
+    ids: IdMap
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """What the last step executes. `argv` empty is the user's login shell; `init` puts a reaper in front as PID 1."""
+
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    working_dir: str
+    init: bool
+    terminal: bool
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """
+    One container, as the launcher builds it.
+
+    Attributes:
+        clone: Namespaces in which the first process is born.
+        holder: Namespaces made before, or None.
+        ids: Maps to write for the first process itself (a container without privileges), or None.
+        cgroup: A cgroup v2 directory to be born in, or None.
+        steps: In order.
+        command: What is executed at the end.
+        checks: The receipts to take before it is.
+    """
+
+    id: str
+    clone: tuple[str, ...]
+    holder: NamespaceHolder | None
+    ids: IdMap | None
+    cgroup: str | None
+    steps: tuple[steps.Step, ...]
+    command: Command
+    checks: tuple[receipts.Check, ...]
+
+    def to_json(self) -> str:
+        """The plan as the launcher reads it."""
+        message = attrs.asdict(self, recurse=True, filter=lambda a, _: a.name not in ("steps", "checks"))
+        message["steps"] = [steps.to_wire(step) for step in self.steps]
+        message["checks"] = [receipts.to_wire(check) for check in self.checks]
+        return json.dumps(message)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The inverse of `to_json`."""
+        message: dict[str, Any] = json.loads(text)
+        holder, ids, command = message["holder"], message["ids"], message["command"]
+        return cls(
+            id=message["id"],
+            clone=tuple(message["clone"]),
+            holder=holder
+            and NamespaceHolder(namespaces=tuple(holder["namespaces"]), ids=_id_map_from_wire(holder["ids"])),
+            ids=ids and _id_map_from_wire(ids),
+            cgroup=message["cgroup"],
+            steps=tuple(steps.from_wire(step) for step in message["steps"]),
+            command=Command(**command | {"argv": tuple(command["argv"])}),
+            checks=tuple(receipts.from_wire(check) for check in message["checks"]),
+        )
+
+    def describe(self) -> Iterable[str]:
+        """The plan in words, a line each."""
+        if self.holder:
+            yield f"make the namespaces {', '.join(self.holder.namespaces)} ({_describe_ids(self.holder.ids)})"
+        born = f"clone into new {', '.join(self.clone)} namespaces" if self.clone else "clone"
+        yield born + (f", ids {_describe_ids(self.ids)}" if self.ids else "")
+        if self.cgroup:
+            yield f"be born in the cgroup {self.cgroup}"
+        yield from (step.describe() for step in self.steps)
+        yield from (f"check: {check.describe()}" for check in self.checks)
+        if self.command.init:
+            yield "stay as PID 1, reap orphans and run the command as a child"
+        yield f"execute {' '.join(map(repr, self.command.argv)) or 'the login shell of the user'}"
+
+
+def _describe_ids(ids: IdMap) -> str:
+    return ", ".join(f"{inside} is {outside} for {count}" for inside, outside, count in ids.uids)
+
+
+def _id_map_from_wire(message: dict[str, Any]) -> IdMap:
+    lines = {key: tuple(tuple(line) for line in message[key]) for key in ("uids", "gids")}
+    return IdMap(**lines, privileged=message["privileged"])
+
+
+class PlanBuilder:
+    """
+    What drivers add to.
+
+    Attributes:
+        ids: The id map of the container's user namespace, or None if it shares the supervisor's. Set before any
+            other driver is asked.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.ids: IdMap | None = None
+        self._namespaces: list[str] = []
+        self._cgroup: str | None = None
+        self._steps: list[tuple[Phase, steps.Step]] = []
+        self._checks: list[receipts.Check] = []
+
+    def add(self, phase: Phase, *added: steps.Step) -> None:
+        """Append steps to a phase."""
+        self._steps.extend((phase, step) for step in added)
+
+    def check(self, *checks: receipts.Check) -> None:
+        """Promise something that is read back before the command runs."""
+        self._checks.extend(checks)
+
+    def namespace(self, name: str) -> None:
+        """Give the container a namespace of its own; how it gets there follows from who owns it."""
+        self._namespaces.append(name)
+        self.check(receipts.OwnNamespace(namespace=name))
+
+    def born_in_cgroup(self, path: str) -> None:
+        """Let the first process be born in a cgroup v2 directory (CLONE_INTO_CGROUP)."""
+        self._cgroup = path
+
+    @property
+    def idmap(self) -> bool:
+        """Whether mounts of the host's files need their ids mapped."""
+        return self.ids is not None and self.ids.privileged
+
+    def host_uid(self, uid: int) -> int | None:
+        """What the process that mounts must call the container's `uid`; None if it has no such id."""
+        return self._host_id(uid, self.ids.uids if self.ids else None)
+
+    def host_gid(self, gid: int) -> int | None:
+        """Like `host_uid`, for a group."""
+        return self._host_id(gid, self.ids.gids if self.ids else None)
+
+    def _host_id(self, number: int, lines: tuple[tuple[int, int, int], ...] | None) -> int | None:
+        if lines is None or self.ids is None:
+            return number
+        for inside, outside, count in lines:
+            if inside <= number < inside + count:
+                # An unprivileged container is inside its user namespace already when it mounts.
+                return number - inside + outside if self.ids.privileged else number
+        return None
+
+    def build(self, command: Command) -> Plan:
+        """The finished plan."""
+        owned: tuple[str, ...] = ()
+        late: tuple[str, ...] = tuple(n for n in ("cgroup",) if n in self._namespaces)
+        if self.idmap:
+            owned = tuple(n for n in ("user", "net", "uts", "ipc") if n in self._namespaces)
+            # A second copy of the mount namespace, owned by the user namespace, locks what is mounted in it.
+            late += ("mnt",)
+        born = tuple(n for n in NAMESPACES if n in self._namespaces and n not in (*owned, "cgroup"))
+        ordered = list(self._steps)
+        entered: list[steps.Step] = [steps.JoinNamespace(namespace=n) for n in owned if n != "user"]
+        identity: list[steps.Step] = []
+        if self.idmap:
+            identity += [steps.JoinNamespace(namespace="user"), steps.BecomeRoot()]
+        if late:
+            identity.append(steps.Unshare(namespaces=late))
+        first = [(Phase.NAMESPACES, step) for step in entered] + [(Phase.IDENTITY, step) for step in identity]
+        ordered = sorted(first + ordered, key=lambda pair: pair[0])
+        return Plan(
+            id=self.context.id,
+            clone=born,
+            holder=NamespaceHolder(namespaces=owned, ids=self.ids) if owned and self.ids else None,
+            ids=self.ids if self.ids and not self.ids.privileged else None,
+            cgroup=self._cgroup,
+            steps=tuple(step for _, step in ordered),
+            command=command,
+            checks=tuple(self._checks),
+        )

@@ -1,0 +1,176 @@
+"""
+Spec to plan: chooses the drivers, asks each what it adds, and adds what every container gets.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+
+import attrs
+
+from pysuper import capabilities, receipts, registry, steps
+from pysuper.config import validate
+from pysuper.drivers import CgroupDriver, Driver, NamespaceDriver, NetworkDriver, RootfsDriver
+from pysuper.errors import DriverError, PysuperError
+from pysuper.ids import IdRanges
+from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
+from pysuper.spec import NAMESPACES, ContainerSpec, DriverChoice
+
+__all__ = ["Drivers", "build_plan", "choose_drivers", "is_privileged", "make_plan", "new_id"]
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CAP_SYS_ADMIN = 21
+
+
+@attrs.frozen
+class Drivers:
+    """The drivers of one container."""
+
+    rootfs: RootfsDriver
+    cgroup: CgroupDriver
+    network: NetworkDriver
+    namespaces: Mapping[str, NamespaceDriver]
+    warnings: tuple[str, ...] = ()
+
+    def in_order(self) -> tuple[Driver, ...]:
+        """In the order in which their host sides are entered."""
+        return (self.rootfs, self.cgroup, self.network, *self.namespaces.values())
+
+
+def is_privileged() -> bool:
+    """Whether this process can do what host root can: effective uid 0, and CAP_SYS_ADMIN."""
+    with open("/proc/self/status") as file:
+        effective = next(line for line in file if line.startswith("CapEff:"))
+    return os.geteuid() == 0 and bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def new_id(spec: ContainerSpec) -> str:
+    """A name for kernel objects that no other container of this machine has."""
+    return f"{spec.name}.{secrets.token_hex(4)}"
+
+
+def choose_drivers(spec: ContainerSpec) -> Drivers:
+    """
+    Load the drivers that the spec names.
+
+    Raises:
+        DriverError: One cannot be loaded or cannot work here.
+    """
+    cgroup, reason = spec.cgroup, ""
+    if cgroup.name == "auto":
+        name, reason = registry.detect_cgroup()
+        cgroup = DriverChoice(name, cgroup.options)
+        if name == "none" and spec.limits.wanted and not spec.best_effort:
+            raise DriverError(f"{', '.join(spec.limits.wanted)} cannot be applied, there is no cgroup: {reason}")
+    network = registry.create("pysuper.network", spec.network, NetworkDriver)  # type: ignore[type-abstract]
+    shared = spec.share if network.own_namespace else spec.share | {"net"}
+    namespaces = {
+        name: registry.create("pysuper.namespace", DriverChoice(name), NamespaceDriver)  # type: ignore[type-abstract]
+        for name in NAMESPACES
+        if name not in shared
+    }
+    if "pid" in shared and cgroup.name == "none":
+        raise DriverError(
+            "a container that shares the pid namespace needs a cgroup, by which all of its processes can be killed",
+            remedy="use another cgroup driver than none, or an own pid namespace",
+        )
+    return Drivers(
+        rootfs=registry.create("pysuper.rootfs", spec.rootfs, RootfsDriver),  # type: ignore[type-abstract]
+        cgroup=registry.create("pysuper.cgroup", cgroup, CgroupDriver),  # type: ignore[type-abstract]
+        network=network,
+        namespaces=namespaces,
+    )
+
+
+def build_plan(context: Context, drivers: Drivers) -> Plan:
+    """
+    Ask every driver, and add what is common to all containers.
+
+    Raises:
+        PysuperError: The spec asks for what a driver cannot do.
+    """
+    spec = context.spec
+    plan = PlanBuilder(context)
+    plan.add(Phase.SESSION, steps.Setsid(), steps.NewSessionKeyring())
+    # First of all the id map, which decides how the others do their work.
+    ordered = sorted(drivers.namespaces.items(), key=lambda item: item[0] != "user")
+    for _, driver in ordered[:1]:
+        _contribute(driver, plan)
+    for driver in (drivers.rootfs, drivers.cgroup, drivers.network):
+        _contribute(driver, plan)
+    for _, driver in ordered[1:]:
+        _contribute(driver, plan)
+    if spec.read_only:
+        plan.add(Phase.MASKS, steps.RootFlags(flags=("ro",)))
+        plan.check(receipts.MountFlags(target="/", flags=("ro",)))
+    if drivers.rootfs.enter == "chroot":
+        plan.add(Phase.PIVOT, steps.Chroot())
+    else:
+        plan.add(Phase.PIVOT, steps.PivotRoot())
+        plan.check(receipts.OldRootGone())
+    for limit in spec.rlimits:
+        plan.add(Phase.LIMITS, steps.SetRlimit(resource=limit.name, soft=limit.soft, hard=limit.hard))
+        plan.check(receipts.ResourceLimit(resource=limit.name, soft=limit.soft, hard=limit.hard))
+    _add_privileges(plan, spec)
+    if spec.terminal:
+        plan.add(Phase.TERMINAL, steps.OpenTerminal())
+    return plan.build(
+        Command(
+            argv=spec.command,
+            environment=_environment(spec),
+            working_dir=spec.working_dir,
+            init=spec.init,
+            terminal=spec.terminal,
+        )
+    )
+
+
+def _contribute(driver: Driver, plan: PlanBuilder) -> None:
+    try:
+        driver.contribute(plan)
+    except PysuperError:
+        raise
+    except (Exception, SystemExit) as error:
+        name = f"{type(driver).__module__}.{type(driver).__qualname__}"
+        raise DriverError(f"the driver {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _add_privileges(plan: PlanBuilder, spec: ContainerSpec) -> None:
+    keep = spec.capabilities
+    mask = capabilities.mask(keep)
+    plan.add(Phase.LIMITS, steps.SetUmask(umask=0o022))
+    plan.add(
+        Phase.PRIVILEGES,
+        steps.BoundCapabilities(keep=keep),
+        steps.SetUser(user=spec.user),
+        steps.SetCapabilities(keep=keep),
+        steps.NoNewPrivileges(),
+    )
+    plan.check(
+        receipts.ProcessStatus(field="NoNewPrivs", value="1"),
+        receipts.ProcessStatus(field="CapBnd", value=f"{mask:016x}"),
+        receipts.ProcessStatus(field="CapInh", value=f"{0:016x}"),
+        receipts.ProcessStatus(field="CapAmb", value=f"{0:016x}"),
+    )
+    if spec.user is None:
+        plan.check(receipts.ProcessStatus(field="CapEff", value=f"{mask:016x}"))
+
+
+def _environment(spec: ContainerSpec) -> dict[str, str]:
+    clean = {"PATH": _PATH, "LANG": os.environ.get("LANG", "C.UTF-8")}
+    if spec.terminal:
+        clean["TERM"] = os.environ.get("TERM", "xterm")
+    return clean | dict(spec.environment)
+
+
+def make_plan(spec: ContainerSpec) -> Plan:
+    """The plan of a container, without starting it; ids and names are examples. Changes nothing."""
+    validate(spec)
+    ranges = IdRanges()
+    try:
+        context = Context(id=new_id(spec), spec=spec, privileged=is_privileged(), uid_base=ranges.allocate())
+        return build_plan(context, choose_drivers(spec))
+    finally:
+        ranges.close()

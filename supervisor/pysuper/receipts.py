@@ -1,0 +1,264 @@
+"""
+Receipts: what was promised, read back from the kernel before the command runs.
+
+A `Check` is data in the plan; `take` reads it, from outside, while the container's first process waits at its last
+barrier; the outcome is a `Receipt`, which the exit record keeps. One that does not hold stops the start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from pysuper.errors import LimitError, describe_errno
+
+__all__ = [
+    "Check",
+    "FileHolds",
+    "FileLists",
+    "MountFlags",
+    "OldRootGone",
+    "OwnNamespace",
+    "ProcessStatus",
+    "Receipt",
+    "ResourceLimit",
+    "from_wire",
+    "take",
+    "to_wire",
+]
+
+
+@attrs.frozen(kw_only=True)
+class Receipt:
+    """One promise, and what the kernel says of it. `source` is the file that was read."""
+
+    promise: str
+    source: str
+    expected: str
+    actual: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise is in force."""
+        return self.expected == self.actual
+
+
+@attrs.frozen(kw_only=True)
+class Check:
+    """The base of all checks."""
+
+    def describe(self) -> str:
+        """The promise, in words."""
+        raise NotImplementedError
+
+    def source(self, pid: int) -> str:
+        """The file that is read."""
+        raise NotImplementedError
+
+    def expected(self) -> str:
+        """What must be found."""
+        raise NotImplementedError
+
+    def actual(self, pid: int) -> str:
+        """What is found; raises OSError."""
+        raise NotImplementedError
+
+
+@attrs.frozen(kw_only=True)
+class OwnNamespace(Check):
+    """The container is in another namespace than the supervisor; namespaces(7), /proc/PID/ns."""
+
+    namespace: str
+
+    def describe(self) -> str:
+        return f"an own {self.namespace} namespace"
+
+    def source(self, pid: int) -> str:
+        return f"/proc/{pid}/ns/{self.namespace}"
+
+    def expected(self) -> str:
+        return "own"
+
+    def actual(self, pid: int) -> str:
+        ours = os.readlink(f"/proc/self/ns/{self.namespace}")
+        return "shared" if os.readlink(self.source(pid)) == ours else "own"
+
+
+@attrs.frozen(kw_only=True)
+class ProcessStatus(Check):
+    """A field of proc_pid_status(5), such as `NoNewPrivs` or `CapEff`."""
+
+    field: str
+    value: str
+
+    def describe(self) -> str:
+        return f"{self.field} is {self.value}"
+
+    def source(self, pid: int) -> str:
+        return f"/proc/{pid}/status"
+
+    def expected(self) -> str:
+        return self.value
+
+    def actual(self, pid: int) -> str:
+        found = re.search(rf"^{self.field}:\s*(.*)$", Path(self.source(pid)).read_text(), re.MULTILINE)
+        return " ".join(found[1].split()) if found else "no such field"
+
+
+@attrs.frozen(kw_only=True)
+class FileHolds(Check):
+    """A file, such as a cgroup's `pids.max`, has this content; `{pid}` in its path is the container's."""
+
+    path: str
+    content: str
+
+    def describe(self) -> str:
+        return f"{self.path} holds {self.content!r}"
+
+    def source(self, pid: int) -> str:
+        return self.path.replace("{pid}", str(pid))
+
+    def expected(self) -> str:
+        return self.content
+
+    def actual(self, pid: int) -> str:
+        return " ".join(Path(self.source(pid)).read_text().split())
+
+
+@attrs.frozen(kw_only=True)
+class FileLists(Check):
+    """The container's first process is listed in this file, such as a cgroup's `tasks` or `cgroup.procs`."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"the container is listed in {self.path}"
+
+    def source(self, pid: int) -> str:
+        return self.path
+
+    def expected(self) -> str:
+        return "listed"
+
+    def actual(self, pid: int) -> str:
+        return "listed" if str(pid) in Path(self.path).read_text().split() else "not listed"
+
+
+@attrs.frozen(kw_only=True)
+class ResourceLimit(Check):
+    """A resource limit, prlimit(2)."""
+
+    resource: str
+    soft: int
+    hard: int
+
+    def describe(self) -> str:
+        return f"{self.resource} is limited to {self.soft} (hard {self.hard})"
+
+    def source(self, pid: int) -> str:
+        return f"/proc/{pid}/limits"
+
+    def expected(self) -> str:
+        return f"{self.soft} {self.hard}"
+
+    def actual(self, pid: int) -> str:
+        soft, hard = resource.prlimit(pid, getattr(resource, f"RLIMIT_{self.resource.upper()}"))
+        return f"{soft} {hard}"
+
+
+def _mounts(pid: int) -> list[tuple[str, set[str]]]:
+    """`(mount point, flags)` of every mount that the process sees, proc_pid_mountinfo(5)."""
+    mounts = []
+    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split()
+        mounts.append((fields[4].encode().decode("unicode_escape"), set(fields[5].split(","))))
+    return mounts
+
+
+@attrs.frozen(kw_only=True)
+class MountFlags(Check):
+    """The topmost mount at a path of the container has these flags, and a path that is not mounted has none."""
+
+    target: str
+    flags: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"{self.target} is mounted {','.join(self.flags)}"
+
+    def source(self, pid: int) -> str:
+        return f"/proc/{pid}/mountinfo"
+
+    def expected(self) -> str:
+        return ",".join(self.flags)
+
+    def actual(self, pid: int) -> str:
+        flags = [flags for target, flags in _mounts(pid) if target == self.target]
+        return ",".join(f for f in self.flags if f in flags[-1]) if flags else "not mounted"
+
+
+@attrs.frozen(kw_only=True)
+class OldRootGone(Check):
+    """Nothing of the host's mounts is left: one root, and every other mount below it."""
+
+    def describe(self) -> str:
+        return "the host's root is detached"
+
+    def source(self, pid: int) -> str:
+        return f"/proc/{pid}/mountinfo"
+
+    def expected(self) -> str:
+        return "1 root"
+
+    def actual(self, pid: int) -> str:
+        return f"{sum(target == '/' for target, _ in _mounts(pid))} root"
+
+
+_CLASSES = {cls.__name__: cls for cls in Check.__subclasses__()}
+
+
+def to_wire(check: Check) -> dict[str, Any]:
+    """The JSON object of a check."""
+    return {"check": type(check).__name__, **attrs.asdict(check, recurse=False)}
+
+
+def from_wire(message: Mapping[str, Any]) -> Check:
+    """The inverse of `to_wire`."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in message.items() if k != "check"}
+    return _CLASSES[message["check"]](**fields)
+
+
+def take(checks: tuple[Check, ...], pid: int) -> tuple[Receipt, ...]:
+    """
+    Read every promise back.
+
+    Args:
+        checks: Of the plan.
+        pid: Of the container's first process, as the supervisor sees it; it must not run meanwhile.
+
+    Raises:
+        LimitError: One does not hold; all that do not are named.
+    """
+    taken = []
+    for check in checks:
+        try:
+            actual = check.actual(pid)
+        except OSError as error:
+            actual = describe_errno(error.errno or 0)
+        taken.append(
+            Receipt(
+                promise=check.describe(),
+                source=check.source(pid),
+                expected=check.expected(),
+                actual=actual,
+            )
+        )
+    if broken := [r for r in taken if not r.holds]:
+        found = "; ".join(f"{r.promise}: {r.source} says {r.actual!r}, not {r.expected!r}" for r in broken)
+        raise LimitError(f"not in force, so the command was not run: {found}")
+    return tuple(taken)

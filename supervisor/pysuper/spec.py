@@ -1,0 +1,155 @@
+"""
+What the user asked for: frozen values without behaviour, in the kernel's words.
+
+    ContainerSpec(name="shell", command=("/bin/bash",), limits=Limits(pids_max=20))
+
+Units: bytes are int, durations are float seconds, CPU is in cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from pysuper.capabilities import DEFAULT as DEFAULT_CAPABILITIES
+
+__all__ = [
+    "DEFAULT_PIDS_MAX",
+    "NAMESPACES",
+    "BindMount",
+    "ContainerSpec",
+    "DriverChoice",
+    "Limits",
+    "Rlimit",
+    "TmpfsMount",
+]
+
+#: What a container gets that asked for no pids_max.
+DEFAULT_PIDS_MAX = 1024
+
+#: The kernel's namespaces, in the order in which a container enters them.
+NAMESPACES = ("mnt", "pid", "net", "uts", "ipc", "user", "cgroup", "time")
+
+
+@attrs.frozen
+class DriverChoice:
+    """
+    A driver by its entry-point name, with the options of its own TOML table.
+
+    `parse` takes the short form of the command line, `NAME[:ARGUMENT]`; which option the argument sets is the
+    driver's to say (`Driver.argument`).
+    """
+
+    name: str
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+    argument: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> DriverChoice:
+        """`tar:/images/debian.tar.gz` is the driver `tar` with that argument."""
+        name, colon, argument = text.partition(":")
+        return cls(name, argument=argument if colon else None)
+
+    def __str__(self) -> str:
+        return self.name if self.argument is None else f"{self.name}:{self.argument}"
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """
+    Limits of the container's cgroup, named as cgroup v2 names its files; None is unlimited.
+
+    Attributes:
+        pids_max: Processes and threads; -1 is unlimited. None is a guard, not a promise: `DEFAULT_PIDS_MAX` where
+            there is a pids controller, and nothing where there is none.
+        memory_max: Bytes. Above it the kernel reclaims, then kills inside the cgroup.
+        memory_swap_max: Bytes of swap on top of `memory_max`; 0 is none.
+        cpu_max: Cores; 0.5 is half the time of one.
+        cpuset_cpus: Cores by number, `0-2,4`.
+        io_max: Per device (`8:0` or a path) a mapping of `rbps`, `wbps`, `riops`, `wiops` to a number a second.
+    """
+
+    pids_max: int | None = None
+    memory_max: int | None = None
+    memory_swap_max: int | None = None
+    cpu_max: float | None = None
+    cpuset_cpus: str | None = None
+    io_max: Mapping[str, Mapping[str, int]] = attrs.field(factory=dict)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The names of the limits that the user set."""
+        return tuple(a.name for a in attrs.fields(Limits) if getattr(self, a.name) not in (None, {}))
+
+
+@attrs.frozen
+class Rlimit:
+    """A resource limit of the process, getrlimit(2): `nofile`, soft and hard value; -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@attrs.frozen(kw_only=True)
+class BindMount:
+    """A file or directory of the host, visible in the container at `target` (absolute)."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class TmpfsMount:
+    """A memory file system at `target` (absolute); `size` in bytes, None is the kernel's half of RAM."""
+
+    target: str
+    size: int | None = None
+    mode: int = 0o1777
+
+
+@attrs.frozen(kw_only=True)
+class ContainerSpec:
+    """
+    One container, as the user asked for it.
+
+    Attributes:
+        name: Also the default host name: letters, digits, `_`, `.` and `-`, at most 63, first a letter or digit.
+        command: The argument vector; empty is the login shell of `user` in the container.
+        environment: On top of PATH, HOME, TERM and LANG; nothing else of the host's environment is passed.
+        share: Namespaces (`NAMESPACES`) that the container shares with the supervisor.
+        user: `NAME|UID[:GROUP|GID]` as the container's own /etc/passwd knows it; None is its root.
+        mounts: In the given order.
+        capabilities: What the container's root may do, capabilities(7), without `CAP_`.
+        init: PID 1 is a small reaper that runs the command as its child; otherwise the command is PID 1.
+        terminal: The command gets a pseudo-terminal of its own.
+        stop_signal: What `stop` sends first; after `stop_timeout` seconds everything left is killed.
+        timeout: Seconds after which a running container is stopped, or None.
+        best_effort: A limit that cannot be had is left out with a warning instead of failing the start.
+    """
+
+    name: str
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
+    rootfs: DriverChoice = DriverChoice("host")
+    cgroup: DriverChoice = DriverChoice("auto")
+    network: DriverChoice = DriverChoice("none")
+    share: frozenset[str] = frozenset()
+    limits: Limits = Limits()
+    rlimits: tuple[Rlimit, ...] = (Rlimit("nofile", 1024, 1024),)
+    mounts: tuple[BindMount | TmpfsMount, ...] = ()
+    capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
+    read_only: bool = False
+    working_dir: str = "/"
+    user: str | None = None
+    hostname: str | None = None
+    init: bool = True
+    terminal: bool = False
+    stop_signal: int = 15
+    stop_timeout: float = 10.0
+    timeout: float | None = None
+    best_effort: bool = False

@@ -1,0 +1,453 @@
+"""
+The steps of a container's set-up: one frozen class per thing that the kernel is told.
+
+A step is data. It says what it does in one line (`describe`) and where that is documented (`man`); the code that
+does it is `pysuper.launcher.execute`, a function per class, which runs in the new process. Steps travel there as
+JSON objects: the fields, plus `"do"`, the name of the class in snake case.
+
+The vocabulary is closed, so that a plan can be printed, compared and checked; a plugin with an unusual wish has
+`WriteFile` and `Syscall`.
+
+Paths: until `PivotRoot` or `Chroot` a *target* is a path in the container, resolved beneath the new root and never
+outside of it, whatever its symbolic links say (openat2(2), RESOLVE_IN_ROOT); a *source* is a path of the host.
+The step that mounts at target "/" makes the new root. Whatever a step creates belongs to the container's root.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+__all__ = [
+    "Barrier",
+    "BecomeRoot",
+    "Bind",
+    "BoundCapabilities",
+    "Chroot",
+    "JoinCgroup",
+    "JoinNamespace",
+    "LoopbackUp",
+    "MakeDirectory",
+    "MaskPath",
+    "Mknod",
+    "Mount",
+    "NewSessionKeyring",
+    "NoNewPrivileges",
+    "OpenTerminal",
+    "Overlay",
+    "PivotRoot",
+    "PrivateMounts",
+    "ReadOnlyPath",
+    "RootFlags",
+    "SetCapabilities",
+    "SetHostname",
+    "SetRlimit",
+    "SetUmask",
+    "SetUser",
+    "Setsid",
+    "Step",
+    "Symlink",
+    "Syscall",
+    "Unshare",
+    "WriteFile",
+    "from_wire",
+    "to_wire",
+]
+
+
+@attrs.frozen(kw_only=True)
+class Step:
+    """The base of all steps."""
+
+    man: ClassVar[str]
+
+    def describe(self) -> str:
+        """What it does, in one line."""
+        raise NotImplementedError
+
+
+@attrs.frozen(kw_only=True)
+class Setsid(Step):
+    """Leave the caller's session, so that neither its terminal nor its Ctrl-C reaches the container."""
+
+    man = "setsid(2)"
+
+    def describe(self) -> str:
+        return "start a new session, without controlling terminal"
+
+
+@attrs.frozen(kw_only=True)
+class NewSessionKeyring(Step):
+    """Join a new, empty session keyring; the caller's keys stay with the caller."""
+
+    man = "keyctl(2), session-keyring(7)"
+
+    def describe(self) -> str:
+        return "join a new, empty session keyring"
+
+
+@attrs.frozen(kw_only=True)
+class JoinCgroup(Step):
+    """
+    Move this process into a cgroup v1 directory, by writing 0 to its `tasks`.
+
+    Not `cgroup.procs`: that one waits for a grace period of 8 to 16 ms, while `tasks` moves one thread, and this
+    process has only one.
+    """
+
+    path: str
+    man = "cgroups(7); Documentation/admin-guide/cgroup-v1/cgroups.rst, 2.2"
+
+    def describe(self) -> str:
+        return f"join the cgroup {self.path}"
+
+
+@attrs.frozen(kw_only=True)
+class JoinNamespace(Step):
+    """Enter a namespace that was made for this container, and that its user namespace owns."""
+
+    namespace: str
+    man = "setns(2)"
+
+    def describe(self) -> str:
+        return f"enter the container's {self.namespace} namespace"
+
+
+@attrs.frozen(kw_only=True)
+class Unshare(Step):
+    """Make new namespaces, owned by the user namespace that this process is in."""
+
+    namespaces: tuple[str, ...]
+    man = "unshare(2)"
+
+    def describe(self) -> str:
+        return f"make a new {', '.join(self.namespaces)} namespace"
+
+
+@attrs.frozen(kw_only=True)
+class BecomeRoot(Step):
+    """Become uid and gid 0 of the user namespace just entered; until then this process has no id in it."""
+
+    man = "setresuid(2), user_namespaces(7)"
+
+    def describe(self) -> str:
+        return "become uid 0 and gid 0 of the user namespace"
+
+
+@attrs.frozen(kw_only=True)
+class SetHostname(Step):
+    """Set the host name in the container's uts namespace, and read it back."""
+
+    hostname: str
+    man = "sethostname(2)"
+
+    def describe(self) -> str:
+        return f"set the host name to {self.hostname}"
+
+
+@attrs.frozen(kw_only=True)
+class LoopbackUp(Step):
+    """Bring the loopback interface of the network namespace up."""
+
+    man = "netdevice(7), SIOCSIFFLAGS"
+
+    def describe(self) -> str:
+        return "bring the loopback interface up"
+
+
+@attrs.frozen(kw_only=True)
+class PrivateMounts(Step):
+    """Make every mount of this namespace a slave of the host's, so that none made here is seen there."""
+
+    man = "mount_namespaces(7), MS_SLAVE"
+
+    def describe(self) -> str:
+        return "let no mount made here propagate to the host"
+
+
+@attrs.frozen(kw_only=True)
+class Overlay(Step):
+    """
+    Mount a copy-on-write view of the host's directory `source` at `target`; writes go to a tmpfs and vanish.
+
+    With `idmap` the owners below are shown through the container's user namespace: host root's files belong to the
+    container's root, and no file is changed for that. `userxattr` is for a mount inside a user namespace.
+    """
+
+    source: str
+    target: str
+    idmap: bool = False
+    userxattr: bool = False
+    man = "mount_setattr(2), MOUNT_ATTR_IDMAP; Documentation/filesystems/overlayfs.rst"
+
+    def describe(self) -> str:
+        shifted = ", ids mapped" if self.idmap else ""
+        return f"mount a copy-on-write view of {self.source} at {self.target}{shifted}"
+
+
+@attrs.frozen(kw_only=True)
+class Bind(Step):
+    """
+    Mount the host's file or directory `source` at `target`, which is created if it is missing.
+
+    Attributes:
+        flags: `ro nosuid nodev noexec nosymfollow`, for the mounts below it too.
+        idmap: Show owners through the container's user namespace.
+        recursive: With the mounts below the source.
+    """
+
+    source: str
+    target: str
+    flags: tuple[str, ...] = ()
+    idmap: bool = False
+    recursive: bool = True
+    man = "open_tree(2), mount_setattr(2), move_mount(2)"
+
+    def describe(self) -> str:
+        notes = [*self.flags, *(["ids mapped"] if self.idmap else [])]
+        return f"bind {self.source} at {self.target}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+@attrs.frozen(kw_only=True)
+class Mount(Step):
+    """Mount a new file system at `target`, which is created if it is missing."""
+
+    fstype: str
+    target: str
+    flags: tuple[str, ...] = ()
+    options: Mapping[str, str | None] = attrs.field(factory=dict)
+    man = "fsopen(2), fsmount(2), mount(8)"
+
+    def describe(self) -> str:
+        options = [*self.flags, *(k if v is None else f"{k}={v}" for k, v in self.options.items())]
+        return f"mount {self.fstype} at {self.target}" + (f" ({','.join(options)})" if options else "")
+
+
+@attrs.frozen(kw_only=True)
+class MakeDirectory(Step):
+    """Make a directory, unless it exists."""
+
+    target: str
+    mode: int = 0o755
+    man = "mkdir(2)"
+
+    def describe(self) -> str:
+        return f"make the directory {self.target} (mode {self.mode:04o})"
+
+
+@attrs.frozen(kw_only=True)
+class Mknod(Step):
+    """Make a character device node with mode 0666."""
+
+    target: str
+    major: int
+    minor: int
+    man = "mknod(2)"
+
+    def describe(self) -> str:
+        return f"make the device {self.target} ({self.major}:{self.minor})"
+
+
+@attrs.frozen(kw_only=True)
+class Symlink(Step):
+    """Make a symbolic link at `target` that says `text`."""
+
+    text: str
+    target: str
+    man = "symlink(2)"
+
+    def describe(self) -> str:
+        return f"link {self.target} to {self.text}"
+
+
+@attrs.frozen(kw_only=True)
+class MaskPath(Step):
+    """Cover a file with an unreadable null device, a directory with an empty read-only tmpfs; skipped if absent."""
+
+    target: str
+    man = "mount(2)"
+
+    def describe(self) -> str:
+        return f"hide {self.target}"
+
+
+@attrs.frozen(kw_only=True)
+class ReadOnlyPath(Step):
+    """Make the mount at `target`, or a new bind mount of it onto itself, read-only; skipped if absent."""
+
+    target: str
+    man = "mount_setattr(2), MOUNT_ATTR_RDONLY"
+
+    def describe(self) -> str:
+        return f"make {self.target} read-only"
+
+
+@attrs.frozen(kw_only=True)
+class RootFlags(Step):
+    """Give the mount of the new root these flags, once everything below it stands."""
+
+    flags: tuple[str, ...]
+    man = "mount_setattr(2)"
+
+    def describe(self) -> str:
+        return f"make the root {', '.join(self.flags)}"
+
+
+@attrs.frozen(kw_only=True)
+class PivotRoot(Step):
+    """Make the new root the root of the mount namespace and detach the old one, so that no path leads back."""
+
+    man = "pivot_root(2)"
+
+    def describe(self) -> str:
+        return "pivot into the new root and detach the old one"
+
+
+@attrs.frozen(kw_only=True)
+class Chroot(Step):
+    """Resolve paths from the new root. No boundary: the old root is still mounted, and root can get back to it."""
+
+    man = "chroot(2)"
+
+    def describe(self) -> str:
+        return "chroot into the new root (no boundary: the old one stays mounted)"
+
+
+@attrs.frozen(kw_only=True)
+class WriteFile(Step):
+    """Write `content` in one go to a file that exists already; none is ever created."""
+
+    path: str
+    content: str
+    man = "write(2)"
+
+    def describe(self) -> str:
+        return f"write {shlex.quote(self.content)} to {self.path}"
+
+
+@attrs.frozen(kw_only=True)
+class SetRlimit(Step):
+    """Limit a resource of the process; -1 is unlimited."""
+
+    resource: str
+    soft: int
+    hard: int
+    man = "setrlimit(2)"
+
+    def describe(self) -> str:
+        return f"limit {self.resource} to {self.soft} (hard {self.hard})"
+
+
+@attrs.frozen(kw_only=True)
+class SetUmask(Step):
+    """Set the mask of the permission bits of new files."""
+
+    umask: int
+    man = "umask(2)"
+
+    def describe(self) -> str:
+        return f"set the umask to {self.umask:03o}"
+
+
+@attrs.frozen(kw_only=True)
+class SetUser(Step):
+    """
+    Become `user`, `NAME|UID[:GROUP|GID]` of the container's own /etc/passwd and /etc/group; None stays its root.
+
+    Supplementary groups are those that /etc/group lists. Also decides HOME and the login shell.
+    """
+
+    user: str | None
+    man = "setresuid(2), setgroups(2), passwd(5)"
+
+    def describe(self) -> str:
+        return f"become the user {self.user}" if self.user else "stay root, without supplementary groups"
+
+
+@attrs.frozen(kw_only=True)
+class BoundCapabilities(Step):
+    """Drop every capability but `keep` from the bounding set, so that no later execve brings one back."""
+
+    keep: tuple[str, ...]
+    man = "capabilities(7), PR_CAPBSET_DROP(2const)"
+
+    def describe(self) -> str:
+        return f"bound the capabilities to {' '.join(self.keep) or '(none)'}"
+
+
+@attrs.frozen(kw_only=True)
+class SetCapabilities(Step):
+    """Drop every capability but `keep` from the permitted and effective sets; inheritable and ambient are empty."""
+
+    keep: tuple[str, ...]
+    man = "capset(2)"
+
+    def describe(self) -> str:
+        return f"keep of these only {' '.join(self.keep) or '(none)'}"
+
+
+@attrs.frozen(kw_only=True)
+class NoNewPrivileges(Step):
+    """Let no execve gain privileges: set-user-id bits and file capabilities are ignored from here on."""
+
+    man = "PR_SET_NO_NEW_PRIVS(2const)"
+
+    def describe(self) -> str:
+        return "gain no privileges by execve"
+
+
+@attrs.frozen(kw_only=True)
+class OpenTerminal(Step):
+    """Open a pseudo-terminal of the container's own devpts, send its master out, and make it descriptors 0 to 2."""
+
+    man = "pts(4), ioctl_tty(2)"
+
+    def describe(self) -> str:
+        return "open a pseudo-terminal and hand its master to the supervisor"
+
+
+@attrs.frozen(kw_only=True)
+class Barrier(Step):
+    """Wait until the supervisor, and the driver that asked for this barrier, say go."""
+
+    name: str
+    man = "pysuper.drivers"
+
+    def describe(self) -> str:
+        return f"wait for the supervisor ({self.name})"
+
+
+@attrs.frozen(kw_only=True)
+class Syscall(Step):
+    """Any other system call: a number of this architecture, integers and strings; a negative result is an error."""
+
+    number: int
+    arguments: tuple[int | str, ...] = ()
+    purpose: str
+    man = "syscall(2)"
+
+    def describe(self) -> str:
+        return f"{self.purpose} (system call {self.number})"
+
+
+def _wire_name(step: type[Step]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", step.__name__).lower()
+
+
+_CLASSES = {_wire_name(cls): cls for cls in Step.__subclasses__()}
+
+
+def to_wire(step: Step) -> dict[str, Any]:
+    """The JSON object of a step."""
+    fields = {a.name: getattr(step, a.name) for a in attrs.fields(type(step))}
+    return {"do": _wire_name(type(step)), **fields}
+
+
+def from_wire(message: Mapping[str, Any]) -> Step:
+    """The step of a JSON object; the inverse of `to_wire`."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in message.items() if k != "do"}
+    return _CLASSES[message["do"]](**fields)

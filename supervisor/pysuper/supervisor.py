@@ -1,0 +1,214 @@
+"""
+The supervisor: containers as tasks of one trio nursery.
+
+    async with pysuper.open_supervisor() as supervisor:
+        container = await supervisor.start(ContainerSpec(name="web", command=("httpd",)))
+        record = await container.wait()
+
+When the block ends, or is cancelled, every container in it is stopped, reaped and cleaned up before it is left.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from pysuper import registry
+from pysuper.config import validate
+from pysuper.container import Container, live
+from pysuper.drivers import Launcher
+from pysuper.ids import IdRanges
+from pysuper.plan import Context
+from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
+from pysuper.record import ExitRecord
+from pysuper.spec import ContainerSpec
+
+__all__ = ["Completed", "Supervisor", "open_supervisor", "run"]
+
+
+class Supervisor:
+    """Starts containers; made by `open_supervisor`."""
+
+    def __init__(self, launcher: Launcher, nursery: trio.Nursery, watchers: trio.Nursery) -> None:
+        self._launcher = launcher
+        self._nursery = nursery
+        self._watchers = watchers
+        self._ranges = IdRanges()
+        self._privileged = is_privileged()
+
+    async def start(
+        self,
+        spec: ContainerSpec,
+        *,
+        stdin: int | None = None,
+        stdout: int | None = 1,
+        stderr: int | None = 2,
+    ) -> Container:
+        """
+        Start a container; returns when its command is being executed. Cancelled before that, nothing of it is left.
+
+        Args:
+            spec: What to start.
+            stdin, stdout, stderr: Descriptors for the command, or None for /dev/null. It shares them with the
+                caller, who may close them when this returns. Not used with `spec.terminal`.
+
+        Raises:
+            ConfigError: The spec contradicts itself.
+            DriverError: A driver is missing or cannot do what is asked.
+            LaunchError: A step of the set-up failed; CommandNotFound and CommandNotExecutable among them.
+            LimitError: Something that was promised is not in force.
+        """
+        validate(spec)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            given = (None, None, None) if spec.terminal else (stdin, stdout, stderr)
+            stdio = [null if descriptor is None else descriptor for descriptor in given]
+            container: Container = await self._nursery.start(self._live, spec, stdio, name=spec.name)
+            return container
+        finally:
+            os.close(null)
+
+    async def _live(self, spec: ContainerSpec, stdio: Sequence[int], task_status: trio.TaskStatus[Container]) -> None:
+        """The task of one container."""
+        drivers = choose_drivers(spec)
+        base = self._ranges.allocate()
+        try:
+            context = Context(
+                id=new_id(spec),
+                spec=spec,
+                privileged=self._privileged,
+                uid_base=base,
+                sandbox=self._sandbox,
+            )
+            plan = build_plan(context, drivers)
+            await live(
+                context,
+                drivers,
+                plan,
+                self._launcher,
+                (stdio[0], stdio[1], stdio[2]),
+                self._watchers.start_soon,
+                task_status,
+            )
+        finally:
+            self._ranges.release(base)
+
+    async def _sandbox(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]:
+        """See `plan.Sandbox`."""
+        done = await _communicate(self, spec, stdin=stdin, capture=(True, True))
+        decoded = [(part or b"").decode(errors="backslashreplace") for part in (done.stdout, done.stderr)]
+        return done.record.status, decoded[0], decoded[1]
+
+
+@asynccontextmanager
+async def open_supervisor() -> AsyncIterator[Supervisor]:
+    """
+    Start a supervisor, with its launcher process; on exit every container that still runs is stopped.
+
+    An exception of the block is raised as it is, not in an exception group, if nothing else failed meanwhile.
+    """
+    launcher: Launcher = registry.load("pysuper.launcher", "python")()
+    try:
+        # Three scopes, left from the inside out: containers, then those who wait for processes, then the launcher.
+        async with trio.open_nursery() as outer:
+            launcher_scope = await outer.start(_serve, launcher)
+            async with trio.open_nursery() as watchers, trio.open_nursery() as containers:
+                supervisor = Supervisor(launcher, containers, watchers)
+                try:
+                    yield supervisor
+                finally:
+                    containers.cancel_scope.cancel()
+            launcher_scope.cancel()
+    except BaseExceptionGroup as group:
+        alone = group
+        while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
+            alone = alone.exceptions[0]
+        if isinstance(alone, BaseExceptionGroup):
+            raise
+        raise alone from alone.__cause__
+
+
+async def _serve(launcher: Launcher, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    """Run the launcher, shielded: containers need it until the last of them is gone."""
+    with trio.CancelScope(shield=True) as scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(launcher.serve)
+            task_status.started(scope)
+
+
+@attrs.frozen
+class Completed:
+    """What `run` returns: the exit record, and what was captured of its output (None if it was not)."""
+
+    record: ExitRecord
+    stdout: bytes | None
+    stderr: bytes | None
+
+
+async def run(
+    command: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    capture_stdout: bool = False,
+    capture_stderr: bool = False,
+    check: bool = True,
+    **spec: Any,
+) -> Completed:
+    """
+    Run one container to its end, in the manner of `trio.run_process`.
+
+    Args:
+        command: The argument vector.
+        stdin: What the command reads.
+        capture_stdout, capture_stderr: Return the output instead of passing it through.
+        check: Raise if the command fails.
+        spec: The other fields of `ContainerSpec`; `name` is made from the command if it is not given.
+
+    Raises:
+        subprocess.CalledProcessError: With `check`, the command did not exit with 0.
+        PysuperError: It was not run.
+    """
+    spec.setdefault("name", os.path.basename(command[0]).strip("._-") or "run")
+    wanted = ContainerSpec(command=tuple(command), **spec)
+    with os.fdopen(os.memfd_create("stdin", os.MFD_CLOEXEC), "w+b") as file:
+        file.write(stdin)
+        file.seek(0)
+        async with open_supervisor() as supervisor:
+            capture = (capture_stdout, capture_stderr)
+            done = await _communicate(supervisor, wanted, stdin=file.fileno(), capture=capture)
+    if check and done.record.status != 0:
+        raise subprocess.CalledProcessError(done.record.status, list(command), done.stdout, done.stderr)
+    return done
+
+
+async def _communicate(
+    supervisor: Supervisor, spec: ContainerSpec, *, stdin: int, capture: tuple[bool, bool]
+) -> Completed:
+    """Start a container, collect its output, and wait for its end."""
+    outputs: list[bytes | None] = [None, None]
+    readers: list[trio.lowlevel.FdStream | None] = [None, None]
+    given = [1, 2]
+    try:
+        for number in (n for n in (0, 1) if capture[n]):
+            read, given[number] = os.pipe()
+            readers[number] = trio.lowlevel.FdStream(read)
+        container = await supervisor.start(spec, stdin=stdin, stdout=given[0], stderr=given[1])
+    finally:
+        for number in (n for n in (0, 1) if readers[n]):
+            os.close(given[number])
+
+    async def read_all(number: int, reader: trio.lowlevel.FdStream) -> None:
+        async with reader:
+            outputs[number] = b"".join([chunk async for chunk in reader])
+
+    async with trio.open_nursery() as nursery:
+        for number, reader in enumerate(readers):
+            if reader:
+                nursery.start_soon(read_all, number, reader)
+    return Completed(await container.wait(), outputs[0], outputs[1])
