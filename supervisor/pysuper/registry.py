@@ -20,7 +20,6 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 from stevedore.driver import DriverManager
-from stevedore.exception import NoMatches
 from stevedore.extension import ExtensionManager
 
 from pysuper.drivers import (
@@ -93,16 +92,16 @@ def load(group: str, name: str) -> type[Any]:
     if len(matching) > 1:
         owners = " and ".join(sorted(_distribution(point) for point in matching))
         raise DriverError(f"the {kind} driver {name!r} is registered by {owners}", remedy="uninstall one of them")
-    ExtensionManager.ENTRY_POINT_CACHE[group] = list(points)
-    owner = _distribution(matching[0]) if matching else ""
-    try:
-        # Without a callback stevedore logs what went wrong while it loads, and goes on.
-        manager = DriverManager(group, name, on_load_failure_callback=_raise, warn_on_missing_entrypoint=False)
-    except NoMatches:
+    if not matching:
         names = sorted(point.name for point in points)
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
-        raise DriverError(f"there is no {kind} driver {name!r}", remedy=hint) from None
+        raise DriverError(f"there is no {kind} driver {name!r}", remedy=hint)
+    ExtensionManager.ENTRY_POINT_CACHE[group] = list(points)
+    owner = _distribution(matching[0])
+    try:
+        # Without a callback stevedore logs what went wrong while it loads, and goes on.
+        manager = DriverManager(group, name, on_load_failure_callback=_raise)
     except (Exception, SystemExit) as error:
         raise DriverError(
             f"the {kind} driver {name!r} of {owner} cannot be loaded: {type(error).__name__}: {error}",

@@ -8,8 +8,8 @@ JSON objects: the fields, plus `"do"`, the name of the class in snake case.
 The vocabulary is closed, so that a plan can be printed, compared and checked; a plugin with an unusual wish has
 `WriteFile` and `Syscall`.
 
-Paths: until `PivotRoot` or `Chroot` a *target* is a path in the container, resolved beneath the new root and never
-outside of it, whatever its symbolic links say (openat2(2), RESOLVE_IN_ROOT); a *source* is a path of the host.
+Paths: a *target* is a path in the container, resolved beneath the new root and never outside of it; a symbolic link
+in it is an error (openat2(2), RESOLVE_IN_ROOT and RESOLVE_NO_SYMLINKS). A *source* is a path of the host.
 The step that mounts at target "/" makes the new root. Whatever a step creates belongs to the container's root.
 """
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import attrs
@@ -35,11 +35,13 @@ __all__ = ["Completed", "Supervisor", "open_supervisor", "run"]
 class Supervisor:
     """Starts containers; made by `open_supervisor`."""
 
-    def __init__(self, launcher: Launcher, nursery: trio.Nursery, watchers: trio.Nursery) -> None:
+    def __init__(
+        self, launcher: Launcher, nursery: trio.Nursery, watchers: trio.Nursery, ranges: IdRanges
+    ) -> None:
         self._launcher = launcher
         self._nursery = nursery
         self._watchers = watchers
-        self._ranges = IdRanges()
+        self._ranges = ranges
         self._privileged = is_privileged()
 
     async def start(
@@ -113,18 +115,20 @@ async def open_supervisor() -> AsyncIterator[Supervisor]:
 
     An exception of the block is raised as it is, not in an exception group, if nothing else failed meanwhile.
     """
+    ranges = IdRanges()
     launcher: Launcher = registry.load("pysuper.launcher", "python")()
     try:
         # Three scopes, left from the inside out: containers, then those who wait for processes, then the launcher.
         async with trio.open_nursery() as outer:
             launcher_scope = await outer.start(_serve, launcher)
-            async with trio.open_nursery() as watchers, trio.open_nursery() as containers:
-                supervisor = Supervisor(launcher, containers, watchers)
-                try:
-                    yield supervisor
-                finally:
-                    containers.cancel_scope.cancel()
-            launcher_scope.cancel()
+            try:
+                async with trio.open_nursery() as watchers, trio.open_nursery() as containers:
+                    try:
+                        yield Supervisor(launcher, containers, watchers, ranges)
+                    finally:
+                        containers.cancel_scope.cancel()
+            finally:
+                launcher_scope.cancel()
     except BaseExceptionGroup as group:
         alone = group
         while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
@@ -132,6 +136,8 @@ async def open_supervisor() -> AsyncIterator[Supervisor]:
         if isinstance(alone, BaseExceptionGroup):
             raise
         raise alone from alone.__cause__
+    finally:
+        ranges.close()
 
 
 async def _serve(launcher: Launcher, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
@@ -192,23 +198,22 @@ async def _communicate(
 ) -> Completed:
     """Start a container, collect its output, and wait for its end."""
     outputs: list[bytes | None] = [None, None]
-    readers: list[trio.lowlevel.FdStream | None] = [None, None]
     given = [1, 2]
-    try:
-        for number in (n for n in (0, 1) if capture[n]):
-            read, given[number] = os.pipe()
-            readers[number] = trio.lowlevel.FdStream(read)
-        container = await supervisor.start(spec, stdin=stdin, stdout=given[0], stderr=given[1])
-    finally:
-        for number in (n for n in (0, 1) if readers[n]):
-            os.close(given[number])
 
     async def read_all(number: int, reader: trio.lowlevel.FdStream) -> None:
-        async with reader:
-            outputs[number] = b"".join([chunk async for chunk in reader])
+        outputs[number] = b"".join([chunk async for chunk in reader])
 
-    async with trio.open_nursery() as nursery:
-        for number, reader in enumerate(readers):
-            if reader:
+    async with AsyncExitStack() as stack:
+        readers = {}
+        for number in (n for n in (0, 1) if capture[n]):
+            read, given[number] = os.pipe()
+            readers[number] = await stack.enter_async_context(trio.lowlevel.FdStream(read))
+        try:
+            container = await supervisor.start(spec, stdin=stdin, stdout=given[0], stderr=given[1])
+        finally:
+            for number in readers:
+                os.close(given[number])
+        async with trio.open_nursery() as nursery:
+            for number, reader in readers.items():
                 nursery.start_soon(read_all, number, reader)
-    return Completed(await container.wait(), outputs[0], outputs[1])
+        return Completed(await container.wait(), outputs[0], outputs[1])

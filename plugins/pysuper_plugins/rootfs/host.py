@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from pysuper.drivers import Detection, Phase, PlanBuilder, RootfsDriver
-from pysuper.steps import Mount, Overlay, Symlink
+from pysuper.steps import Bind, Mount, Overlay, Symlink
 
 #: Path and mode of what is empty in the container.
 _HIDDEN = (("/home", "0755"), ("/root", "0700"), ("/run", "0755"), ("/tmp", "1777"))
@@ -49,8 +49,20 @@ class HostRootfs(RootfsDriver):
         """
         plan.add(Phase.ROOTFS, Mount(fstype="tmpfs", target="/", options={"mode": "0755"}))
         left_out = {*_SYSTEM, *(path for path, _ in _HIDDEN)}
+        mounted = _mount_points()
         for entry in sorted(os.scandir("/"), key=lambda e: e.name):
+            path = entry.path
             if entry.is_symlink():
-                plan.add(Phase.ROOTFS, Symlink(text=os.readlink(entry.path), target=entry.path))
-            elif entry.is_dir() and entry.path not in left_out and os.access(entry.path, os.R_OK | os.X_OK):
-                plan.add(Phase.ROOTFS, Overlay(source=entry.path, target=entry.path, userxattr=True))
+                plan.add(Phase.ROOTFS, Symlink(text=os.readlink(path), target=path))
+            elif entry.is_dir() and path not in left_out and os.access(path, os.R_OK | os.X_OK):
+                if any(point == path or point.startswith(f"{path}/") for point in mounted):
+                    # Its mounts are locked to it: it can be shown with them, and so not be a layer.
+                    plan.add(Phase.ROOTFS, Bind(source=path, target=path, flags=("ro", "nosuid", "nodev")))
+                else:
+                    plan.add(Phase.ROOTFS, Overlay(source=path, target=path, userxattr=True))
+
+
+def _mount_points() -> list[str]:
+    """Where something is mounted, proc_pid_mountinfo(5)."""
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        return [line.split()[4] for line in file]

@@ -43,26 +43,31 @@ class PythonLauncher(Launcher):
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep one launcher process running until cancelled."""
-        started = False
-        while True:
-            pid, self._control = _spawn()
-            pidfd = os.pidfd_open(pid)
-            try:
-                with trio.CancelScope(shield=True):
-                    await self._hand_over()
-                self._ready.set()
-                if not started:
-                    task_status.started()
-                    started = True
-                await trio.lowlevel.wait_readable(pidfd)
-            finally:
-                self._ready = trio.Event()
-                self._control.close()
-                with trio.CancelScope(shield=True):
-                    await _reap(pidfd)
-            self._deaths += 1
-            if self._deaths >= _MAX_DEATHS:
-                raise LaunchError(f"the launcher process died {self._deaths} times in a row")
+        try:
+            while self._deaths < _MAX_DEATHS:
+                await self._serve_once(task_status)
+                task_status = trio.TASK_STATUS_IGNORED
+                self._deaths += 1
+        finally:
+            while self._pidfds:
+                os.close(self._pidfds.pop())
+        raise LaunchError(f"the launcher process died {self._deaths} times in a row")
+
+    async def _serve_once(self, task_status: trio.TaskStatus[None]) -> None:
+        """The life of one launcher process."""
+        pid, self._control = _spawn()
+        pidfd = os.pidfd_open(pid)
+        try:
+            with trio.CancelScope(shield=True):
+                await self._hand_over()
+            self._ready.set()
+            task_status.started()
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            self._ready = trio.Event()
+            self._control.close()
+            with trio.CancelScope(shield=True):
+                await _reap(pidfd)
 
     async def launch(self, plan: Plan, stdio: tuple[int, int, int]) -> Launched:
         """See `Launcher.launch`. Repeated when the launcher dies before it has cloned."""

@@ -28,7 +28,8 @@ _IFF_UP = 1
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 
-_IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
+# A symbolic link in a target is an error even where it stays inside: the receipt looks for the mount by its name.
+_IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
 
 
 class StepError(Exception):
@@ -125,7 +126,8 @@ class Executor:
         syscalls.move_mount(lower, at_lower)
         # The writable layer's directory is what the root of the overlay looks like.
         like = os.stat(source)
-        os.chown("upper", like.st_uid + uid, like.st_gid + gid)
+        if not userxattr:  # inside a user namespace most owners have no id, and its root owns the layer already
+            os.chown("upper", like.st_uid + uid, like.st_gid + gid)
         os.chmod("upper", stat.S_IMODE(like.st_mode))
         options: dict[str, str | None] = {"lowerdir": "lower", "upperdir": "upper", "workdir": "work"}
         if userxattr:
@@ -283,7 +285,12 @@ class Executor:
         self._root = os.open("/", os.O_PATH | os.O_CLOEXEC)
 
     def _resolve(self, target: str) -> int:
-        return syscalls.openat2(self._new_root(), target, os.O_PATH, _IN_ROOT)
+        try:
+            return syscalls.openat2(self._new_root(), target, os.O_PATH, _IN_ROOT)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StepError(f"{target} is or leads through a symbolic link in the container") from error
+            raise
 
     def _parent(self, target: str) -> tuple[int, str]:
         parent, name = os.path.split(os.path.normpath(target))

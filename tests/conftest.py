@@ -1,0 +1,91 @@
+"""What tests share: a clean machine before and after, root file systems, and a way to run one container."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machine import Snapshot, cgroup_driver
+from pysuper.supervisor import Supervisor, open_supervisor
+
+import pysuper
+
+is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Every test leaves the machine as it was: processes, mounts, cgroups, descriptors."""
+    before = Snapshot.take()
+    yield
+    Snapshot.take_settled(before).assert_equals(before)
+
+
+@pytest.fixture
+async def supervisor() -> AsyncIterator[Supervisor]:
+    """A running supervisor."""
+    async with open_supervisor() as running:
+        yield running
+
+
+@pytest.fixture
+def spec() -> Callable[..., pysuper.ContainerSpec]:
+    """A spec of a shell script, on the cgroup driver of this machine."""
+
+    def make(script: str = "true", **fields: Any) -> pysuper.ContainerSpec:
+        fields.setdefault("name", "box")
+        fields.setdefault("cgroup", pysuper.DriverChoice(cgroup_driver()))
+        fields.setdefault("command", ("sh", "-c", script))
+        fields.setdefault("stop_timeout", 2.0)
+        return pysuper.ContainerSpec(**fields)
+
+    return make
+
+
+Output = Callable[..., Any]
+
+
+@pytest.fixture
+def output(spec: Callable[..., pysuper.ContainerSpec]) -> Output:
+    """Run a shell script in a container of its own; its standard output."""
+
+    async def run(script: str, **fields: Any) -> str:
+        fields.setdefault("cgroup", pysuper.DriverChoice(cgroup_driver()))
+        done = await pysuper.run(["sh", "-c", script], capture_stdout=True, **fields)
+        assert done.stdout is not None
+        return str(done.stdout.decode())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a small root file system, owned by root, that nobody writes to."""
+    return make_busybox(tmp_path_factory.mktemp("busybox") / "root")
+
+
+@pytest.fixture
+def own_busybox(tmp_path: Path) -> Path:
+    """A small root file system of the test's own."""
+    return make_busybox(tmp_path / "root")
+
+
+def make_busybox(root: Path) -> Path:
+    """Fill a directory with busybox and what a root file system needs."""
+    (root / "bin").mkdir(parents=True)
+    for name in ("etc", "root", "tmp", "proc", "sys", "dev"):
+        (root / name).mkdir()
+    (root / "tmp").chmod(0o1777)
+    (root / "bin/busybox").write_bytes(Path("/bin/busybox").read_bytes())
+    (root / "bin/busybox").chmod(0o755)
+    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for applet in applets:
+        if applet != "busybox":
+            (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/ash\n")
+    (root / "etc/group").write_text("root:x:0:\nada:x:1000:\nfriends:x:2000:ada\n")
+    return root

@@ -1,0 +1,175 @@
+"""What happens when something dies, or runs out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import trio
+from machine import cgroup_driver, cgroups, children
+from pysuper.container import Container
+from pysuper.spec import Limits
+
+import pysuper
+
+#: A supervisor of two containers in a process of its own, which says when they run.
+SUPERVISOR = textwrap.dedent(
+    """
+    import sys, trio, pysuper
+    async def main():
+        async with pysuper.open_supervisor() as supervisor:
+            choice = pysuper.DriverChoice(sys.argv[1])
+            for name in ("one", "two"):
+                spec = pysuper.ContainerSpec(name=name, command=("sh", "-c", "sleep 1000 & exec sleep 1000"), cgroup=choice)
+                container = await supervisor.start(spec)
+                print(container.pid, flush=True)
+            await trio.sleep_forever()
+    trio.run(main)
+    """
+)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, bound: float = 1.0) -> bool:
+    deadline = time.monotonic() + bound
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.fixture
+def other_supervisor():
+    """A supervisor process with two containers: the process and the pids of the containers."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, cgroup_driver()], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process, process.stdout:
+        yield process, [int(process.stdout.readline()) for _ in range(2)]
+        process.kill()
+
+
+def test_kill_9_of_the_supervisor_leaves_nothing_within_a_second(other_supervisor) -> None:
+    process, pids = other_supervisor
+    everything = children(process.pid)
+    assert set(pids) < everything
+    assert all(alive(pid) for pid in everything)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not any(alive(pid) for pid in everything) and not cgroups())
+
+
+def test_kill_9_of_launcher_and_supervisor_one_after_the_other_leaves_nothing(other_supervisor) -> None:
+    process, pids = other_supervisor
+    (launcher,) = children(process.pid) - set(pids)
+    os.kill(launcher, signal.SIGKILL)
+    assert wait_until(lambda: len(children(process.pid) - set(pids) - {launcher}) == 1)
+    time.sleep(0.2)  # the new launcher is told what the old one knew
+    everything = children(process.pid)
+    assert all(alive(pid) for pid in pids)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not any(alive(pid) for pid in everything) and not cgroups())
+
+
+async def test_killing_the_launcher_hurts_no_running_container(supervisor, spec) -> None:
+    (first,) = children()
+    container = await supervisor.start(spec("sleep 0.5; exit 7"))
+    os.kill(first, signal.SIGKILL)
+    second = await supervisor.start(spec("exit 8"))  # by a new launcher
+    assert (await second.wait()).exit_code == 8
+    assert (await container.wait()).exit_code == 7
+    assert first not in children()
+
+
+async def test_containers_start_while_launchers_are_being_killed(supervisor, spec) -> None:
+    done = 0
+
+    async def start() -> None:
+        nonlocal done
+        container: Container = await supervisor.start(spec("exit 0"))
+        assert (await container.wait()).exit_code == 0
+        done += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(start)
+        for _ in range(3):
+            await trio.sleep(0.03)
+            for child in children():
+                if "pysuper-launcher" in Path(f"/proc/{child}/cmdline").read_text():
+                    os.kill(child, signal.SIGKILL)
+    assert done == 10
+
+
+async def test_kill_9_of_pid_1_ends_the_container(supervisor, spec) -> None:
+    container = await supervisor.start(spec("sleep 1000 & exec sleep 1000"))
+    os.kill(container.pid, signal.SIGKILL)
+    record = await container.wait()
+    assert (record.signal, record.reason) == (signal.SIGKILL, "signaled")
+
+
+async def test_out_of_descriptors_is_an_error_and_leaves_nothing(supervisor, spec) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 3, hard))
+    try:
+        with pytest.raises((pysuper.PysuperError, OSError)) as caught:
+            await supervisor.start(spec())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert isinstance(caught.value, pysuper.PysuperError) or caught.value.errno == errno.EMFILE
+    assert (await (await supervisor.start(spec("exit 4"))).wait()).exit_code == 4
+
+
+@pytest.mark.skipif(cgroup_driver() == "none", reason="no cgroup can be had here")
+async def test_a_frozen_container_is_killed(supervisor, spec) -> None:
+    container = await supervisor.start(spec("exec sleep 1000", stop_timeout=0.2))
+    container._cgroup.freeze()
+    with trio.fail_after(5):
+        await container.stop()
+        await container.wait()
+
+
+@pytest.mark.skipif(cgroup_driver() == "none", reason="no cgroup can be had here")
+async def test_500_orphans_are_reaped(supervisor, spec) -> None:
+    script = "for i in $(seq 500); do (sleep 0 &) ; done; set -- /proc/[0-9]*; while [ $# -gt 6 ]; do set -- /proc/[0-9]*; done"
+    with trio.fail_after(60):
+        container = await supervisor.start(spec(script, limits=Limits(pids_max=600)))
+        assert (await container.wait()).exit_code == 0
+
+
+async def test_200_runs_leave_nothing_behind(supervisor, spec) -> None:
+    limit = trio.CapacityLimiter(8)
+    codes = set()
+
+    async def one() -> None:
+        async with limit:
+            codes.add((await (await supervisor.start(spec("exit 0"))).wait()).exit_code)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(200):
+            nursery.start_soon(one)
+    assert codes == {0}  # and `nothing_is_left` looks for the rest
+
+
+async def test_a_failing_step_names_itself(supervisor, spec) -> None:
+    """A hook beside the drivers: a plan with a step that the kernel refuses."""
+    with pytest.raises(pysuper.LaunchError, match="limit nofile") as caught:
+        await supervisor.start(spec(rlimits=(pysuper.Rlimit("nofile", 1 << 40, 1 << 40),)))
+    assert caught.value.errno in (errno.EPERM, errno.EINVAL)
+    assert "setrlimit(2)" in str(caught.value)

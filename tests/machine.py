@@ -1,0 +1,68 @@
+"""What is on this machine that a container could leave behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+from pathlib import Path
+
+import attrs
+from pysuper import registry
+
+
+@cache
+def cgroup_driver() -> str:
+    """The cgroup driver that works here."""
+    return registry.detect_cgroup()[0]
+
+
+def children(pid: int | None = None) -> set[int]:
+    """The child processes of a process, zombies included; proc_pid_task_tid_children(5)."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+        found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
+
+
+def cgroups() -> set[str]:
+    """Every cgroup directory that pysuper made."""
+    found: set[str] = set()
+    for directory, names, _ in os.walk("/sys/fs/cgroup"):
+        found |= {f"{directory}/{name}" for name in names if name.startswith("pysuper.")}
+    return found
+
+
+@attrs.frozen
+class Snapshot:
+    """Processes, cgroups, mounts and descriptors at one moment."""
+
+    children: frozenset[int]
+    cgroups: frozenset[str]
+    mounts: tuple[str, ...]
+    descriptors: int
+
+    @classmethod
+    def take(cls) -> Snapshot:
+        """As it is now."""
+        return cls(
+            frozenset(children()),
+            frozenset(cgroups()),
+            tuple(Path("/proc/self/mounts").read_text().splitlines()),
+            len(os.listdir("/proc/self/fd")),
+        )
+
+    @classmethod
+    def take_settled(cls, expected: Snapshot, bound: float = 1.0) -> Snapshot:
+        """As it is now, or once it is as expected: within the second in which nothing may be left."""
+        deadline = time.monotonic() + bound
+        while (now := cls.take()) != expected and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return now
+
+    def assert_equals(self, before: Snapshot) -> None:
+        """Say which kind of thing is left."""
+        assert self.children == before.children
+        assert self.cgroups == before.cgroups
+        assert self.mounts == before.mounts
+        assert self.descriptors == before.descriptors
