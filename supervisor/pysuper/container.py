@@ -21,7 +21,7 @@ from pysuper import receipts, syscalls
 from pysuper.drivers import Cgroup, Launched, Launcher, Statistics
 from pysuper.errors import CommandNotExecutable, CommandNotFound, LaunchError, PysuperError, StuckError
 from pysuper.launcher import wire
-from pysuper.launcher.client import launch_error, receive
+from pysuper.launcher.client import launch_error, reap, receive
 from pysuper.plan import Context, Plan
 from pysuper.planning import Drivers
 from pysuper.record import ExitRecord
@@ -164,8 +164,7 @@ class Container:
                 remedy="the kernel has to let go of it",
             )
         wall = time.monotonic() - self._started_at
-        reaped = syscalls.reap(self._pidfd)
-        assert reaped is not None
+        reaped = await reap(self._pidfd)
         return self._record(reaped, await self._told_status(), self._cgroup.statistics(), wall)
 
     async def _told_status(self) -> int | None:
@@ -202,12 +201,6 @@ class Container:
             receipts=self.receipts,
         )
 
-    def _close(self) -> None:
-        self._status.close()
-        os.close(self._pidfd)
-        if self.terminal is not None:
-            os.close(self.terminal)
-
 
 async def live(
     context: Context,
@@ -231,8 +224,10 @@ async def live(
     running = False
     try:
         try:
-            async with _host_side(context, drivers, launcher) as cgroup:
-                launched = await launcher.launch(plan, stdio)
+            async with (
+                _host_side(context, drivers, launcher) as cgroup,
+                launcher.launch(plan, stdio) as launched,
+            ):
                 container = Container(context.spec, plan, launched, cgroup)
                 spawn(container._watch)
                 try:
@@ -250,7 +245,8 @@ async def live(
     finally:
         if container is not None:
             container._stopped.set()
-            container._close()
+            if container.terminal is not None:
+                os.close(container.terminal)
 
 
 @asynccontextmanager

@@ -140,8 +140,8 @@ class Launched:
 
     Attributes:
         pid: As the supervisor sees it.
-        pidfd: To signal, wait for and reap it; the caller closes it.
-        status: The messages of `pysuper.launcher.wire`; the caller closes it.
+        pidfd: To signal, wait for and reap it.
+        status: The messages of `pysuper.launcher.wire`.
     """
 
     pid: int
@@ -159,11 +159,12 @@ class Launcher(ABC):
         """Run until cancelled; `started` once `launch` may be called. On exit nothing it started is left."""
 
     @abstractmethod
-    async def launch(self, plan: Plan, stdio: tuple[int, int, int]) -> Launched:
+    def launch(self, plan: Plan, stdio: tuple[int, int, int]) -> AbstractAsyncContextManager[Launched]:
         """
         Clone the first process of a container, which then runs the plan's steps.
 
-        If this is cancelled, no process is left.
+        Inside the context the caller waits for the process and reaps it; on exit its descriptors are closed. If
+        entering is cancelled or fails, no process is left.
 
         Raises:
             LaunchError: The kernel refused the clone or a namespace.

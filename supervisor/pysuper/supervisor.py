@@ -120,8 +120,11 @@ async def open_supervisor() -> AsyncIterator[Supervisor]:
     try:
         # Three scopes, left from the inside out: containers, then those who wait for processes, then the launcher.
         async with trio.open_nursery() as outer:
-            launcher_scope = await outer.start(_serve, launcher)
+            launcher_scope = trio.CancelScope(shield=True)
+            ready = trio.Event()
+            outer.start_soon(_serve, launcher, launcher_scope, ready)
             try:
+                await ready.wait()
                 async with trio.open_nursery() as watchers, trio.open_nursery() as containers:
                     try:
                         yield Supervisor(launcher, containers, watchers, ranges)
@@ -140,12 +143,12 @@ async def open_supervisor() -> AsyncIterator[Supervisor]:
         ranges.close()
 
 
-async def _serve(launcher: Launcher, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-    """Run the launcher, shielded: containers need it until the last of them is gone."""
-    with trio.CancelScope(shield=True) as scope:
+async def _serve(launcher: Launcher, scope: trio.CancelScope, ready: trio.Event) -> None:
+    """Run the launcher in a scope that is shielded: containers need it until the last of them is gone."""
+    with scope:
         async with trio.open_nursery() as nursery:
             await nursery.start(launcher.serve)
-            task_status.started(scope)
+            ready.set()
 
 
 @attrs.frozen

@@ -87,6 +87,7 @@ def failing(launcher: int, name: str, when: int) -> Iterator[None]:
 async def test_failure_of_every_system_call_is_an_error_that_names_the_step(spec, name) -> None:
     wanted = spec("exit 0", mounts=(pysuper.TmpfsMount(target="/scratch"),), read_only=True)
     async with pysuper.open_supervisor() as supervisor:
+        await (await supervisor.start(wanted)).wait()  # takes what a supervisor keeps, such as a block of ids
         (launcher,) = children()
         running = Snapshot.take()
         for when in range(1, 60):

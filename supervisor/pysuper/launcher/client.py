@@ -10,6 +10,8 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +41,14 @@ class PythonLauncher(Launcher):
         self._deaths = 0
         # What a new launcher has to be told when the old one dies.
         self._traces: list[Trace] = []
-        self._pidfds: list[int] = []
+        self._pidfds: set[int] = set()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep one launcher process running until cancelled."""
-        try:
-            while self._deaths < _MAX_DEATHS:
-                await self._serve_once(task_status)
-                task_status = trio.TASK_STATUS_IGNORED
-                self._deaths += 1
-        finally:
-            while self._pidfds:
-                os.close(self._pidfds.pop())
+        while self._deaths < _MAX_DEATHS:
+            await self._serve_once(task_status)
+            task_status = trio.TASK_STATUS_IGNORED
+            self._deaths += 1
         raise LaunchError(f"the launcher process died {self._deaths} times in a row")
 
     async def _serve_once(self, task_status: trio.TaskStatus[None]) -> None:
@@ -67,16 +65,27 @@ class PythonLauncher(Launcher):
             self._ready = trio.Event()
             self._control.close()
             with trio.CancelScope(shield=True):
-                await _reap(pidfd)
+                await reap(pidfd)  # which ends when its control socket closes, and it has cleaned up
+            os.close(pidfd)
 
-    async def launch(self, plan: Plan, stdio: tuple[int, int, int]) -> Launched:
-        """See `Launcher.launch`. Repeated when the launcher dies before it has cloned."""
+    @asynccontextmanager
+    async def launch(self, plan: Plan, stdio: tuple[int, int, int]) -> AsyncIterator[Launched]:
+        """See `Launcher.launch`."""
+        launched = await self._launch(plan, stdio)
+        self._pidfds.add(launched.pidfd)
+        try:
+            yield launched
+        finally:
+            self._pidfds.remove(launched.pidfd)
+            launched.status.close()
+            os.close(launched.pidfd)
+
+    async def _launch(self, plan: Plan, stdio: tuple[int, int, int]) -> Launched:
+        """Repeat until a launcher has lived long enough to clone."""
         for _ in range(_MAX_DEATHS):
             await self._ready.wait()
             if launched := await self._try_launch(plan, stdio):
                 self._deaths = 0
-                self._pidfds = [fd for fd in self._pidfds if _is_alive(fd)]
-                self._pidfds.append(os.dup(launched.pidfd))
                 return launched
         raise LaunchError("the launcher process died while it was asked to start a container")
 
@@ -97,7 +106,6 @@ class PythonLauncher(Launcher):
                 await self._control.send(wire.encode(message))
 
     async def _hand_over(self) -> None:
-        self._pidfds = [fd for fd in self._pidfds if _is_alive(fd)]
         for pidfd in self._pidfds:
             await self._send({"adopt": True}, (pidfd,))
         for trace in self._traces:
@@ -157,22 +165,12 @@ def _spawn() -> tuple[int, trio.socket.SocketType]:
     return pid, trio.socket.from_stdlib_socket(ours)
 
 
-async def _reap(pidfd: int) -> None:
-    """Wait for the launcher to end; it does when its control socket closes, after it has cleaned up."""
-    try:
-        await trio.lowlevel.wait_readable(pidfd)
-        syscalls.reap(pidfd)
-    finally:
-        os.close(pidfd)
-
-
-def _is_alive(pidfd: int) -> bool:
-    try:
-        signal.pidfd_send_signal(pidfd, 0)
-    except ProcessLookupError:
-        os.close(pidfd)
-        return False
-    return True
+async def reap(pidfd: int) -> syscalls.Exit:
+    """Wait for a child process to end, and reap it."""
+    await trio.lowlevel.wait_readable(pidfd)
+    while (ended := syscalls.reap(pidfd)) is None:
+        await trio.sleep(0.001)  # a traced process is its tracer's to reap first, ptrace(2)
+    return ended
 
 
 async def receive(status: trio.socket.SocketType) -> tuple[dict[str, Any] | None, list[int], int]:
@@ -200,7 +198,8 @@ async def _first_message(status: trio.socket.SocketType) -> Launched | None:
         os.close(descriptor)
     pidfd = os.pidfd_open(sender)
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    await _reap(pidfd)
+    await reap(pidfd)
+    os.close(pidfd)
     return None
 
 

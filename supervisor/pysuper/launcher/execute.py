@@ -357,7 +357,10 @@ class Executor:
 
 def _set_rlimit(name: str, soft: int, hard: int) -> None:
     number = getattr(resource, f"RLIMIT_{name.upper()}")
-    resource.setrlimit(number, (soft, hard))
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except ValueError as error:  # which is what Python makes of EPERM and EINVAL
+        raise StepError(str(error)) from error
     if resource.getrlimit(number) != (soft, hard):
         raise StepError(f"the limit of {name} reads back as {resource.getrlimit(number)}")
 

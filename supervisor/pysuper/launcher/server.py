@@ -73,14 +73,15 @@ class _Launcher:
 
     def __init__(self) -> None:
         self._pidfds: set[int] = set()
-        self._traces: list[tuple[str, str]] = []
+        self._traces: set[tuple[str, str]] = set()
 
     def keep_books(self, message: dict[str, Any]) -> None:
         """Note, or strike out, something that `clean_up` would have to remove."""
+        # A launcher that took over may be told twice, or be told to forget what the one before it knew.
         if "remember" in message:
-            self._traces.append(tuple(message["remember"]))
+            self._traces.add(tuple(message["remember"]))
         else:
-            self._traces.remove(tuple(message["forget"]))
+            self._traces.discard(tuple(message["forget"]))
 
     def adopt(self, pidfd: int) -> int:
         """A container of a launcher that died."""
@@ -123,9 +124,9 @@ class _Launcher:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         deadline = time.monotonic() + _CLEANUP_BOUND
-        left = list(reversed(self._traces))
+        left = self._traces
         while left and time.monotonic() < deadline:
-            left = [trace for trace in left if not _remove(*trace)]
+            left = {trace for trace in left if not _remove(*trace)}
             time.sleep(0.002 if left else 0)
 
 

@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet $(addprefix --constraint=,$(wildcard requirements-dev.txt))
+
+# The launcher and the tests start many interpreters: byte code pays, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup shell lint fixtures test clean
+
+setup: $(VENV)/.setup
+
+$(VENV)/.setup: pyproject.toml $(wildcard requirements-dev.txt)
+	tests/fixtures_build/debs.sh
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable '.[dev]'
+	touch $(VENV)/.setup $(VENV)/.runtime
+
+# What it takes to run pysuper, which is less than it takes to test it.
+$(VENV)/.runtime: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable .
+	touch $@
+
+shell: $(VENV)/.runtime
+	@exec $(BIN)/pysuper run /bin/bash
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy tests/vm tests/fixtures_build
+	$(BIN)/lint-imports
+
+# The trees that tests run in, built here so that no test's time limit has to cover it. Without them, tests skip.
+fixtures: setup
+	-@$(PYTHON) tests/fixtures_build/rootfs.py
+
+test: lint fixtures
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,115 @@
+"""Where the cgroup hierarchies are mounted, and where in them the supervisor is; cgroups(7)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+
+__all__ = ["Hierarchy", "hierarchies", "parse"]
+
+
+@attrs.frozen(kw_only=True)
+class Hierarchy:
+    """
+    One mounted cgroup hierarchy.
+
+    Attributes:
+        controllers: Those of a v1 hierarchy, several if they are mounted together (`cpu,cpuacct`);
+            empty for v2, where they differ from cgroup to cgroup.
+        top: The mount point.
+        own: The directory of the supervisor's own cgroup, or None if that is outside of what is
+            mounted.
+        device: `st_dev` of the mount point, unless something else was mounted over it.
+    """
+
+    controllers: frozenset[str]
+    top: str
+    own: str | None
+    device: int
+
+    @property
+    def version(self) -> int:
+        return 1 if self.controllers else 2
+
+
+def hierarchies() -> tuple[Hierarchy, ...]:
+    """
+    The hierarchies that this process can reach by a path, each once.
+
+    Of one that is mounted several times it is the first mount that shows the own cgroup, if one
+    does.
+    """
+    found: dict[frozenset[str], Hierarchy] = {}
+    for hierarchy in parse(_text("/proc/self/mountinfo"), _text("/proc/self/cgroup")):
+        known = found.get(hierarchy.controllers)
+        if _visible(hierarchy) and (known is None or known.own is None):
+            found[hierarchy.controllers] = hierarchy
+    return tuple(found.values())
+
+
+def parse(mountinfo: str, cgroups: str) -> list[Hierarchy]:
+    """The mounts of hierarchies, from proc_pid_mountinfo(5) and /proc/PID/cgroup, cgroups(7)."""
+    own = dict(_own(line) for line in cgroups.split("\n") if line)
+    found = []
+    for line in mountinfo.split("\n"):
+        fields = line.split(" ")
+        if "-" not in fields[6:]:
+            continue
+        separator = fields.index("-", 6)
+        fstype, options = fields[separator + 1], fields[separator + 3]
+        controllers = frozenset[str]()
+        if fstype == "cgroup":
+            controllers = _controllers(frozenset(options.split(",")), own)
+        if not controllers and fstype != "cgroup2":
+            continue
+        top, path = _unescape(fields[4]), own.get(controllers)
+        found.append(
+            Hierarchy(
+                controllers=controllers,
+                top=top,
+                own=None if path is None else _below(top, _unescape(fields[3]), path),
+                device=os.makedev(*map(int, fields[2].split(":"))),
+            )
+        )
+    return found
+
+
+def _text(path: str) -> str:
+    return Path(path).read_text(errors="surrogateescape")
+
+
+def _own(line: str) -> tuple[frozenset[str], str]:
+    """`(controllers, path)` of a line of /proc/PID/cgroup; the v2 tree has no controllers."""
+    _, controllers, path = line.split(":", 2)
+    return frozenset(filter(None, controllers.split(","))), path
+
+
+def _controllers(options: frozenset[str], own: Iterable[frozenset[str]]) -> frozenset[str]:
+    """The controllers among the super options of a v1 mount; `name=systemd` is none."""
+    here = next((c for c in own if c and c <= options), frozenset[str]())
+    return frozenset(c for c in here if "=" not in c)
+
+
+def _below(top: str, root: str, path: str) -> str | None:
+    """The directory that is `path` in a hierarchy, whose `root` is mounted at `top`."""
+    prefix = root.rstrip("/")
+    # "/../sibling" leads out of this process's cgroup namespace, cgroup_namespaces(7).
+    if ".." in path.split("/") or not f"{path}/".startswith(f"{prefix}/"):
+        return None
+    return top + path.removeprefix(prefix).rstrip("/")
+
+
+def _unescape(field: str) -> str:
+    """The kernel writes space, tab, newline and backslash as three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def _visible(hierarchy: Hierarchy) -> bool:
+    try:
+        return os.stat(hierarchy.top).st_dev == hierarchy.device
+    except OSError:
+        return False

@@ -1,0 +1,48 @@
+"""The driver for those who have no cgroups: it holds no limits, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pysuper.drivers import Cgroup, CgroupDriver, Context, PlanBuilder, Statistics
+from pysuper.errors import DriverError
+
+__all__ = ["NoCgroup"]
+
+
+class NoCgroup(CgroupDriver):
+    """No cgroup: the container stays in the supervisor's, and nothing of `limits` can be had."""
+
+    def contribute(self, plan: PlanBuilder) -> None:
+        spec = plan.context.spec
+        if spec.limits.wanted and not spec.best_effort:
+            raise DriverError(
+                f"cgroup none holds no limits, but there is {', '.join(spec.limits.wanted)}",
+                remedy="use --cgroup auto, or leave the limits out",
+            )
+
+    @asynccontextmanager
+    async def host(self, context: Context) -> AsyncIterator[Cgroup]:
+        yield _None()
+
+
+class _None(Cgroup):
+    """Knows of no process, so that there is none to kill; the pid namespace has to end them all."""
+
+    def processes(self) -> list[int]:
+        return []
+
+    def kill(self) -> None:
+        pass
+
+    def freeze(self) -> None:
+        raise DriverError(
+            "cgroup none cannot freeze a container", remedy="use --cgroup v1 or --cgroup v2"
+        )
+
+    def thaw(self) -> None:
+        pass
+
+    def statistics(self) -> Statistics:
+        return Statistics()

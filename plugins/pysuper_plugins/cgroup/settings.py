@@ -1,0 +1,119 @@
+"""What a limit is made of: a file of the cgroup, what is written to it, what it then shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import attrs
+
+from pysuper.errors import DriverError, describe_errno
+from pysuper.receipts import FileHolds
+from pysuper.spec import ContainerSpec, Limits
+from pysuper_plugins.cgroup import files
+
+__all__ = ["Controller", "Setting", "apply", "checks", "choose", "unwritten"]
+
+
+@attrs.frozen(kw_only=True)
+class Setting:
+    """
+    One write to a file of the new cgroup.
+
+    Attributes:
+        path: The file.
+        value: What to write; None if the file only has to be looked at.
+        shows: What the kernel shows afterwards, with single spaces; None if nothing is promised.
+        remedy: What the user can do if the kernel refuses the value.
+    """
+
+    path: str
+    value: str | None
+    shows: str | None = None
+    remedy: str | None = None
+
+
+@attrs.frozen
+class Controller:
+    """
+    A controller of the kernel.
+
+    Attributes:
+        limits: The names of the `Limits` that it holds.
+        settings: Makes settings of them, for a cgroup directory that need not exist yet; the
+            supervisor's is the one above. Raises DriverError if this machine cannot hold one,
+            ConfigError if the value has no sense.
+    """
+
+    limits: tuple[str, ...]
+    settings: Callable[[Limits, str], Iterator[Setting]]
+
+
+def choose(
+    spec: ContainerSpec,
+    controllers: Mapping[str, Controller],
+    directories: Mapping[str, str],
+    missing: Callable[[str, str], DriverError],
+) -> tuple[Setting, ...]:
+    """
+    The settings that hold the limits of a container.
+
+    Args:
+        spec: What is wanted.
+        controllers: Those that the driver knows, by name.
+        directories: The container's directory for each controller that is here.
+        missing: Makes the error for a wanted limit (the second argument) whose controller (the
+            first) is not.
+
+    Raises:
+        DriverError: A limit cannot be had, and `best_effort` was not asked for.
+        ConfigError: A value has no sense.
+    """
+    chosen: list[Setting] = []
+    for name, controller in controllers.items():
+        wanted = [limit for limit in controller.limits if limit in spec.limits.wanted]
+        try:
+            if name in directories:
+                # What comes before a limit that cannot be had is kept.
+                for setting in controller.settings(spec.limits, directories[name]):
+                    chosen.append(setting)  # noqa: PERF402
+            elif wanted:
+                raise missing(name, ", ".join(wanted))
+        except DriverError:
+            if not spec.best_effort:
+                raise
+    return tuple(chosen)
+
+
+def checks(settings: Iterable[Setting]) -> Iterator[FileHolds]:
+    """The promises that settings make."""
+    for setting in settings:
+        if setting.shows is not None:
+            yield FileHolds(path=setting.path, content=setting.shows)
+
+
+def apply(driver: str, settings: Iterable[Setting]) -> None:
+    """
+    Write the settings, in order.
+
+    Raises:
+        DriverError: The kernel refused one.
+    """
+    for setting in settings:
+        if setting.value is None:
+            continue
+        try:
+            files.write(setting.path, setting.value)
+        except OSError as error:
+            raise unwritten(driver, setting.path, setting.value, error, setting.remedy) from error
+
+
+def unwritten(
+    driver: str, path: str, value: str, error: OSError, remedy: str | None = None
+) -> DriverError:
+    """The error for a write that the kernel refused."""
+    reason = describe_errno(error.errno or 0)
+    if isinstance(error, FileNotFoundError):
+        remedy = "this kernel has no such file, or the directory is no cgroup: see cgroups(7)"
+    return DriverError(
+        f"cgroup {driver}: cannot write {value!r} to {path}: {reason}", remedy=remedy
+    )

@@ -1,0 +1,243 @@
+"""
+The command line: argv to trio.run. The only module that prints and exits.
+
+Heavy imports are made inside of functions: `--help` imports neither trio, stevedore nor attrs.
+
+Exit status: the command's own, 128 and the signal that ended it, 125 for an error of pysuper, 126 and 127 for a
+command that cannot be executed or does not exist, 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pysuper
+from pysuper.errors import ConfigError, PysuperError, describe_errno, one_line
+from pysuper.flags import Parser, container_parser, make_spec
+
+if TYPE_CHECKING:
+    from pysuper.record import ExitRecord
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    Args:
+        argv: Without the program's name; None is this process's.
+
+    Returns:
+        The exit status.
+    """
+    _open_missing_descriptors()
+    try:
+        try:
+            status = _dispatch(sys.argv[1:] if argv is None else argv)
+        except SystemExit as exit_:  # argparse, after --help and --version
+            status = int(exit_.code or 0)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader has seen enough. Python must not find out again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except BaseException as error:
+        if os.environ.get("PYSUPER_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+        return _complain(error)
+
+
+def _open_missing_descriptors() -> None:
+    """
+    Open /dev/null for each of the descriptors 0 to 2 that the caller has closed.
+
+    The next file to be opened would get its number, and be written to as if it were the output.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:
+        os.set_inheritable(null, True)
+        null = os.open(os.devnull, os.O_RDWR)
+    os.close(null)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _complain(error: BaseException) -> int:
+    """Say what went wrong, a line each; the exit status of the first of them."""
+    leaves = list(_leaves(error))
+    # What was stopped because of something else that went wrong needs no mention.
+    wrong = [leaf for leaf in leaves if isinstance(leaf, PysuperError)] or leaves
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        return 128 + signal.SIGINT
+    for leaf in wrong:
+        if isinstance(leaf, PysuperError):
+            _say(str(leaf).splitlines())
+            continue
+        what = f"unexpected {type(leaf).__name__}: {leaf}"
+        if isinstance(leaf, OSError) and leaf.errno is not None:
+            what = describe_errno(leaf.errno) + (f": {leaf.filename}" if leaf.filename else "")
+        _say([one_line(f"{what} (PYSUPER_DEBUG=1 shows where)")])
+    return wrong[0].exit_code if isinstance(wrong[0], PysuperError) else PysuperError.exit_code
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in an exception group, or the one that is none."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"pysuper: {line}", file=sys.stderr)
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    commands = "\n".join(f"  {name:9} {summary}" for name, (_, summary) in _COMMANDS.items())
+    parser = Parser(
+        "pysuper",
+        usage="pysuper [--help] [--version] COMMAND ...",
+        description="Structured concurrency for Linux containers.",
+        epilog=f"commands (each has --help):\n{commands}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pysuper {pysuper.__version__}")
+    name, *rest = parser.parse(argv).rest or [None]
+    if name is None:
+        parser.error("a command is missing")
+    if name not in _COMMANDS:
+        from pysuper.shorthand import did_you_mean
+
+        raise ConfigError(f"there is no command {name!r}", remedy=did_you_mean(name, _COMMANDS))
+    command, summary = _COMMANDS[name]
+    return command(rest, f"pysuper {name}", f"{summary[0].upper()}{summary[1:]}.")
+
+
+def _run(argv: Sequence[str], prog: str, summary: str) -> int:
+    parser = container_parser(prog, summary)
+    arguments = parser.parse(argv)
+    report = _Report(arguments.report) if arguments.report is not None else None
+
+    from pysuper.terminal import is_interactive
+
+    spec = make_spec(arguments, interactive=is_interactive())
+
+    import trio
+
+    from pysuper import foreground
+
+    def warn(line: str) -> None:
+        _say([one_line(line)])
+
+    def write(record: ExitRecord) -> None:
+        if report is not None:
+            report.write(record)
+
+    return trio.run(partial(foreground.run, spec, warn=warn, report=write))
+
+
+class _Report:
+    """The file of `--report`; refused before anything runs if it cannot be written."""
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.abspath(path)
+        directory = os.path.dirname(self._path)
+        # The file is replaced: not what a link such as /dev/stderr leads to, nor the link.
+        if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
+            raise ConfigError(f"--report {path}: not a regular file")
+        if not os.path.isdir(directory):
+            raise ConfigError(f"--report {path}: there is no directory {directory}")
+        if not os.access(directory, os.W_OK):
+            raise ConfigError(f"--report {path}: no permission to write in {directory}")
+
+    def write(self, record: ExitRecord) -> None:
+        """Write all of it or nothing: a reader never finds half a report."""
+        import json
+
+        temporary = f"{self._path}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "x") as file:
+                json.dump(record.to_dict(), file, indent=2)
+                file.write("\n")
+            os.replace(temporary, self._path)
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise PysuperError(f"could not write the report {self._path}: {error.strerror}") from error
+
+
+def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
+    parser = container_parser(prog, summary)
+    parser.add_argument("--json", action="store_true", help="as the launcher gets it")
+    arguments = parser.parse(argv)
+
+    from pysuper.planning import make_plan
+    from pysuper.terminal import is_interactive
+
+    plan = make_plan(make_spec(arguments, interactive=is_interactive()))
+    if arguments.json:
+        import json
+
+        print(json.dumps(json.loads(plan.to_json()), indent=2))
+    else:
+        for number, line in enumerate(plan.describe(), 1):
+            print(f"{number:3}. {one_line(line)}")
+    return 0
+
+
+def _plugins(argv: Sequence[str], prog: str, summary: str) -> int:
+    _no_arguments(Parser(prog, description=summary), argv)
+
+    from pysuper.registry import available
+
+    rows: list[tuple[str, ...]] = [("GROUP", "NAME", "DISTRIBUTION", "VERSION", "WORKS HERE")]
+    for entry in available():
+        if entry.detection is None:
+            works = f"no: {entry.error}"
+        else:
+            works = "yes" if entry.detection.works else f"no: {entry.detection.reason}"
+        group = entry.group.removeprefix("pysuper.")
+        rows.append((group, entry.name, entry.distribution, entry.version, works))
+    rows = [tuple(map(one_line, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _doctor(argv: Sequence[str], prog: str, summary: str) -> int:
+    _no_arguments(Parser(prog, description=summary), argv)
+
+    from pysuper.doctor import examine
+
+    for finding in examine():
+        print(one_line(f"{'yes' if finding.works else 'NO':4} {finding.subject}: {finding.detail}"))
+        if finding.remedy and not finding.works:
+            print(one_line(f"     -> {finding.remedy}"))
+    return 0
+
+
+def _no_arguments(parser: Parser, argv: Sequence[str]) -> None:
+    if rest := parser.parse(argv).rest:
+        parser.error(f"unexpected argument {rest[0]!r}")
+
+
+_COMMANDS: dict[str, tuple[Callable[[Sequence[str], str, str], int], str]] = {
+    "run": (_run, "run a command in a container"),
+    "plan": (_plan, "show how a container would be made, and run nothing"),
+    "plugins": (_plugins, "list the drivers, and whether they work here"),
+    "doctor": (_doctor, "say what this kernel and this user can do, and how to get the rest"),
+}

@@ -1,0 +1,297 @@
+"""
+The options of `run` and `plan`: what they are, and the spec that they make.
+
+An option is stored under the name of the attribute of the spec that it sets. Options end where the
+command begins, so that `pysuper run sh -e` runs `sh -e`. Nothing heavy is imported for `--help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import getopt
+import importlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pysuper.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pysuper.spec import ContainerSpec
+
+__all__ = ["Parser", "container_parser", "make_spec"]
+
+#: Attributes of the spec whose option replaces what the file says.
+_SINGLE = (
+    "best_effort",
+    "cgroup",
+    "hostname",
+    "init",
+    "network",
+    "read_only",
+    "stop_signal",
+    "stop_timeout",
+    "terminal",
+    "timeout",
+    "user",
+    "working_dir",
+)
+_LIMITS = ("cpu_max", "cpuset_cpus", "memory_max", "pids_max")
+
+
+class Parser(argparse.ArgumentParser):
+    """Options first, then the rest as it is, in `rest`; errors are raised as ConfigError."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, add_help=False, **settings)
+        self.add_argument("--help", action="help", help="show this text")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """
+        Parse options up to the first argument that is none, or up to `--`.
+
+        getopt finds that place as POSIX has it; argparse would look for options in the command too.
+        """
+        names = {name: action for action in self._actions for name in action.option_strings}
+        valued = {name for name, action in names.items() if action.nargs != 0}
+        short = "".join(n[1:] + ":" * (n in valued) for n in names if not n.startswith("--"))
+        long = [n[2:] + "=" * (n in valued) for n in names if n.startswith("--")]
+        try:
+            options, rest = getopt.getopt(list(argv), short, long)
+        except getopt.GetoptError as error:
+            known = {f"-{error.opt}", f"--{error.opt}"} & names.keys()
+            near = [] if known else difflib.get_close_matches(f"--{error.opt}", names, n=1)
+            if near:
+                raise ConfigError(error.msg, remedy=f"did you mean {near[0]}?") from error
+            self.error(error.msg)
+        # Joined, and under the long name, since argparse takes `-e -x` for two options.
+        joined = [f"{names[n].option_strings[-1]}={v}" if n in valued else n for n, v in options]
+        return self.parse_args(joined, argparse.Namespace(rest=rest))
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exit."""
+        raise ConfigError(message, remedy=f"see {self.prog} --help")
+
+
+def _by(function: str, **settings: Any) -> Callable[[str], Any]:
+    """The converter `module.function` of this package, imported when an option is given."""
+    module, _, name = function.partition(".")
+
+    def convert(text: str) -> Any:
+        try:
+            return getattr(importlib.import_module(f"pysuper.{module}"), name)(text, **settings)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def _driver(text: str) -> Any:
+    from pysuper.spec import DriverChoice
+
+    return DriverChoice.parse(text)
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def container_parser(prog: str, description: str) -> Parser:
+    """The options that describe a container."""
+    parser = Parser(
+        prog,
+        usage=f"{prog} [OPTION...] [--] [COMMAND [ARG...]]",
+        description=f"{description} Without a command it is the user's login shell.",
+    )
+    switch = argparse.BooleanOptionalAction
+
+    add = parser.add_argument_group("what runs").add_argument
+    add("-f", "--file", metavar="FILE", help="take the container from a TOML file; options win")
+    add("--name", help="name of the container; with --file, which one")
+    add("-e", "--env", metavar="NAME[=VALUE]", action="append", help="set a variable")
+    add("--env-file", metavar="FILE", action="append", help="set variables from lines of a file")
+    add("-w", "--workdir", metavar="DIR", dest="working_dir", help="directory of the command")
+    add("-u", "--user", metavar="USER[:GROUP]", help="names or ids that the container knows")
+    add("--init", action=switch, help="reap orphans as PID 1 (default: yes)")
+
+    add = parser.add_argument_group("isolation").add_argument
+    add(
+        "--rootfs",
+        metavar="DRIVER[:ARG]",
+        type=_driver,
+        help="host, dir:PATH, chroot:PATH, tar:FILE",
+    )
+    add("--read-only", action="store_true", default=None, help="make the root read-only")
+    add(
+        "-v",
+        "--volume",
+        metavar="SRC:DST[:ro]",
+        dest="mounts",
+        action="append",
+        type=_by("shorthand.parse_volume"),
+        help="show a file or directory of the host at DST",
+    )
+    add(
+        "--mount",
+        metavar="type=TYPE,...",
+        dest="mounts",
+        action="append",
+        type=_by("shorthand.parse_mount"),
+        help="the same in docker's long form: source=SRC,target=DST,readonly",
+    )
+    add(
+        "--tmpfs",
+        metavar="DST[:size=SIZE]",
+        dest="mounts",
+        action="append",
+        type=_by("shorthand.parse_tmpfs"),
+        help="mount an empty memory file system at DST",
+    )
+    add("--network", metavar="DRIVER", type=_driver, help="none (default), host")
+    add("--share", metavar="NS[,NS...]", action="extend", type=_names, help="namespaces of the host")
+    add("-h", "--hostname", metavar="NAME", help="host name (default: the container's name)")
+
+    add = parser.add_argument_group("limits").add_argument
+    add("--cgroup", metavar="DRIVER", type=_driver, help="v1, v2, none, auto (default)")
+    add(
+        "-m",
+        "--memory",
+        metavar="SIZE",
+        dest="memory_max",
+        type=_by("units.parse_size"),
+        help="such as 256M",
+    )
+    add(
+        "--cpus",
+        metavar="N",
+        dest="cpu_max",
+        type=_by("units.parse_cpus"),
+        help="cores' worth of time, such as 0.5",
+    )
+    add("--cpuset-cpus", metavar="LIST", type=_by("units.parse_cpuset"), help="cores, such as 0-2,4")
+    add(
+        "--pids-limit",
+        metavar="N",
+        dest="pids_max",
+        type=_by("units.parse_count"),
+        help="processes and threads, -1 is unlimited",
+    )
+    add(
+        "--ulimit",
+        metavar="NAME=SOFT[:HARD]",
+        dest="rlimits",
+        action="append",
+        type=_by("shorthand.parse_ulimit"),
+        help="limit of each process, such as nofile=1024",
+    )
+    add(
+        "--best-effort",
+        action="store_true",
+        default=None,
+        help="leave out a limit that cannot be had, with a warning",
+    )
+
+    add = parser.add_argument_group("terminal, and how it ends").add_argument
+    add(
+        "-t",
+        "--tty",
+        dest="terminal",
+        action=switch,
+        help="a terminal of its own (default: if run on one)",
+    )
+    add("-i", "--interactive", action="store_true", help="accepted; stdin is always connected")
+    add(
+        "--timeout",
+        metavar="TIME",
+        type=_by("units.parse_duration"),
+        help="stop it after this time, such as 1m30s",
+    )
+    add(
+        "--stop-signal",
+        metavar="SIGNAL",
+        type=_by("units.parse_signal"),
+        help="what stops it (default: TERM)",
+    )
+    add(
+        "--stop-timeout",
+        metavar="TIME",
+        type=_by("units.parse_duration", zero=True),
+        help="kill it this long after the stop signal (default: 10s)",
+    )
+    add("--report", metavar="FILE", help="write what became of it to a JSON file")
+    return parser
+
+
+def make_spec(arguments: argparse.Namespace, *, interactive: bool) -> ContainerSpec:
+    """
+    The spec of the options, on top of that of `--file`.
+
+    Args:
+        arguments: As `container_parser` has parsed them.
+        interactive: Whether the user is at a terminal, which the container then gets too.
+
+    Raises:
+        ConfigError: The file, or the spec, is wrong.
+    """
+    import attrs
+
+    from pysuper import shorthand
+    from pysuper.validation import validate
+
+    base = _base(arguments)
+    given = {key: value for key, value in vars(arguments).items() if value is not None}
+    changes = {key: given[key] for key in _SINGLE if key in given}
+    changes.setdefault("terminal", base.terminal or interactive)
+    if "rootfs" in given:
+        changes["rootfs"] = shorthand.absolute_rootfs(given["rootfs"], os.getcwd())
+    try:
+        files = [shorthand.read_env_file(path) for path in given.get("env_file", ())]
+    except ValueError as error:
+        raise ConfigError(f"--env-file: {error}") from error
+    environment = dict(base.environment)
+    for variables in (*files, shorthand.parse_environment(given.get("env", ()))):
+        environment |= variables
+    mounts = [shorthand.absolute_source(m, os.getcwd()) for m in given.get("mounts", ())]
+    replaced = {mount.target for mount in mounts}
+    spec = attrs.evolve(
+        base,
+        command=tuple(given["rest"]) or base.command,
+        environment=environment,
+        limits=attrs.evolve(base.limits, **{key: given[key] for key in _LIMITS if key in given}),
+        mounts=(*(m for m in base.mounts if m.target not in replaced), *mounts),
+        rlimits=shorthand.merge_rlimits(*base.rlimits, *given.get("rlimits", ())),
+        share=base.share | set(given.get("share", ())),
+        **changes,
+    )
+    validate(spec)
+    return spec
+
+
+def _base(arguments: argparse.Namespace) -> ContainerSpec:
+    """The container of `--file`, or one with a name that no other is likely to have."""
+    from pysuper.spec import ContainerSpec
+
+    name: str | None = arguments.name
+    if arguments.file is None:
+        return ContainerSpec(name=_new_name(arguments.rest) if name is None else name)
+
+    from pysuper.config import load
+    from pysuper.shorthand import did_you_mean
+
+    containers = load(arguments.file)
+    if name is None and len(containers) > 1:
+        names = ", ".join(containers)
+        raise ConfigError(f"{arguments.file} has several containers", remedy=f"--name one of {names}")
+    name = next(iter(containers)) if name is None else name
+    if name not in containers:
+        known = did_you_mean(name, containers)
+        raise ConfigError(f"{arguments.file} has no container {name!r}", remedy=known)
+    return containers[name]
+
+
+def _new_name(command: Sequence[str]) -> str:
+    """`bash-3f9a2c` for /bin/bash."""
+    program = re.sub(r"[^A-Za-z0-9]+", "-", os.path.basename(command[0])) if command else ""
+    return f"{program.strip('-')[:32] or 'shell'}-{os.urandom(3).hex()}"

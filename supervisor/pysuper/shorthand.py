@@ -1,0 +1,190 @@
+"""
+The short forms that docker and Compose users write: `SRC:DST:ro`, `nofile=1024:2048`, `NAME=VALUE`.
+
+The command line and the TOML file share them. Every function raises ValueError with one line.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import attrs
+
+from pysuper.spec import BindMount, DriverChoice, Rlimit, TmpfsMount
+from pysuper.units import parse_count, parse_size
+
+__all__ = [
+    "Mount",
+    "absolute_rootfs",
+    "absolute_source",
+    "did_you_mean",
+    "host_path",
+    "make_mount",
+    "merge_rlimits",
+    "parse_environment",
+    "parse_mount",
+    "parse_tmpfs",
+    "parse_ulimit",
+    "parse_volume",
+    "read_env_file",
+]
+
+Mount = BindMount | TmpfsMount
+
+_MOUNT_FIELDS = {
+    "bind": ("type", "source", "target", "read_only"),
+    "tmpfs": ("type", "target", "size", "mode"),
+}
+#: What docker's `--mount` calls the fields of `make_mount`.
+_MOUNT_ALIASES = {
+    "src": "source",
+    "dst": "target",
+    "destination": "target",
+    "readonly": "read_only",
+    "ro": "read_only",
+    "tmpfs-size": "size",
+    "tmpfs-mode": "mode",
+}
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What follows after a word that is not known: the nearest one that is, or all of them."""
+    import difflib  # needed only when something is wrong
+
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+
+
+def parse_volume(text: str) -> BindMount:
+    """`SRC:DST[:ro|rw]`."""
+    source, target, mode, *rest = *text.split(":"), "", ""
+    if not source or not target or len(rest) > 2 or mode not in ("", "ro", "rw"):
+        raise ValueError(f"{reprlib.repr(text)} is not SOURCE:TARGET or SOURCE:TARGET:ro")
+    return BindMount(source=source, target=target, read_only=mode == "ro")
+
+
+def parse_tmpfs(text: str) -> TmpfsMount:
+    """`TARGET[:size=64M,mode=1777]`."""
+    target, _, options = text.partition(":")
+    fields = _fields(options) if options else {}
+    mount = make_mount({"type": "tmpfs", "target": target, **fields})
+    assert isinstance(mount, TmpfsMount)
+    return mount
+
+
+def parse_mount(text: str) -> Mount:
+    """`type=bind,source=SRC,target=DST,readonly` or `type=tmpfs,target=DST,tmpfs-size=64M`."""
+    return make_mount({_MOUNT_ALIASES.get(k, k): v for k, v in _fields(text).items()})
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """`a=1,b` is `{"a": "1", "b": True}`."""
+    parts = (part.partition("=") for part in text.split(","))
+    return {key: value if equals else True for key, equals, value in parts}
+
+
+def make_mount(fields: Mapping[str, Any]) -> Mount:
+    """
+    A mount of named fields, strings or as TOML has them.
+
+    Args:
+        fields: `type`, which is `bind` if it is missing, and what `BindMount` or `TmpfsMount` have.
+    """
+    kind = fields.get("type", "bind")
+    if not isinstance(kind, str) or kind not in _MOUNT_FIELDS:
+        raise ValueError(f"{reprlib.repr(kind)} is not a type of mount, such as bind or tmpfs")
+    for key, value in fields.items():
+        if key not in _MOUNT_FIELDS[kind]:
+            known = did_you_mean(key, _MOUNT_FIELDS[kind])
+            raise ValueError(f"a {kind} mount has no {reprlib.repr(key)}; {known}")
+        if key in ("source", "target") and not (isinstance(value, str) and value):
+            raise ValueError(f"{key} is not a path: {reprlib.repr(value)}")
+    needed = {"bind": ("source", "target"), "tmpfs": ("target",)}[kind]
+    if missing := [key for key in needed if key not in fields]:
+        raise ValueError(f"a {kind} mount needs {' and '.join(missing)}")
+    if kind == "bind":
+        return BindMount(
+            source=fields["source"],
+            target=fields["target"],
+            read_only=_flag(fields.get("read_only", False)),
+        )
+    return TmpfsMount(
+        target=fields["target"],
+        size=parse_size(fields["size"]) if "size" in fields else None,
+        mode=_mode(fields.get("mode", 0o1777)),
+    )
+
+
+def _flag(value: object) -> bool:
+    words = {True: True, False: False, "true": True, "1": True, "false": False, "0": False}
+    if not isinstance(value, str | bool) or value not in words:
+        raise ValueError(f"{reprlib.repr(value)} is not true or false")
+    return words[value]
+
+
+def _mode(value: object) -> int:
+    """Permission bits; in a string they are octal."""
+    try:
+        mode = int(value, 8) if isinstance(value, str) else value
+    except ValueError:
+        mode = None
+    if not isinstance(mode, int) or isinstance(mode, bool) or not 0 <= mode <= 0o7777:
+        raise ValueError(f"{reprlib.repr(value)} is not a mode, such as 1777 (octal)")
+    return mode
+
+
+def parse_ulimit(text: str) -> Rlimit:
+    """`NAME=SOFT[:HARD]`."""
+    name, _, values = text.partition("=")
+    soft, colon, hard = values.partition(":")
+    if not name or not soft or (colon and not hard):
+        raise ValueError(f"{reprlib.repr(text)} is not NAME=SOFT[:HARD], such as nofile=1024:2048")
+    return Rlimit(name, parse_count(soft, zero=True), parse_count(hard or soft, zero=True))
+
+
+def parse_environment(entries: Iterable[str]) -> dict[str, str]:
+    """`NAME=VALUE`; `NAME` alone has the host's value, and is left out if the host has none."""
+    split = [entry.partition("=") for entry in entries]
+    given = {name: value if equals else os.environ.get(name) for name, equals, value in split}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def read_env_file(path: str) -> dict[str, str]:
+    """Lines as in `parse_environment`; empty lines and those that begin with `#` do not count."""
+    try:
+        with open(path, errors="surrogateescape") as file:
+            lines = [line.lstrip().rstrip("\n") for line in file]
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    return parse_environment(line for line in lines if line and not line.startswith("#"))
+
+
+def host_path(text: str, directory: str) -> str:
+    """An absolute path: `text` is relative to `directory`, and `~` is the user's home."""
+    return str(PurePath(directory, os.path.expanduser(text)))
+
+
+def absolute_source(mount: Mount, directory: str) -> Mount:
+    """The mount, with a source that is a `host_path`."""
+    if isinstance(mount, TmpfsMount):
+        return mount
+    return attrs.evolve(mount, source=host_path(mount.source, directory))
+
+
+def absolute_rootfs(choice: DriverChoice, directory: str) -> DriverChoice:
+    """The choice, with a `host_path` for its argument and its option `path`."""
+    options = dict(choice.options)
+    if isinstance(options.get("path"), str):
+        options["path"] = host_path(options["path"], directory)
+    argument = choice.argument and host_path(choice.argument, directory)
+    return DriverChoice(choice.name, options, argument)
+
+
+def merge_rlimits(*limits: Rlimit) -> tuple[Rlimit, ...]:
+    """Each name once; the last one counts."""
+    return tuple({limit.name: limit for limit in limits}.values())

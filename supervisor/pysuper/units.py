@@ -1,0 +1,136 @@
+"""
+Reads the quantities that people write on the command line and in files: `256M`, `1m30s`, `TERM`.
+
+Every function raises ValueError with one line that says what is wrong and shows an example. Numbers
+that TOML has read already are taken as they are, in bytes and seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import reprlib
+import signal
+from typing import TypeVar
+
+__all__ = [
+    "MAX_CPU",
+    "MAX_INT",
+    "parse_count",
+    "parse_cpus",
+    "parse_cpuset",
+    "parse_duration",
+    "parse_signal",
+    "parse_size",
+]
+
+#: The largest number that the kernel reads from a limit file (a signed 64-bit integer).
+MAX_INT = 2**63 - 1
+#: No kernel is built for more cores: CONFIG_NR_CPUS of x86_64 with MAXSMP.
+MAX_CPU = 8192
+
+# Bounded: `int` refuses more than 4,300 digits in words of its own; a float of 400 is infinite.
+_WHOLE = r"[0-9]{1,30}"
+_NUMBER = rf"{_WHOLE}(?:\.{_WHOLE})?"
+_SIZE = re.compile(rf"({_WHOLE})(?:\.({_WHOLE}))?\s*([kmgtpe]?)(?:i?b)?", re.IGNORECASE)
+_DURATION = re.compile(rf"(?=.)(?:({_NUMBER})h)?(?:({_NUMBER})m(?!s))?(?:({_NUMBER})s)?(?:({_NUMBER})ms)?")
+_DURATION_UNITS = (3600.0, 60.0, 1.0, 0.001)
+_CPUS = r"[0-9]{1,4}(?:-[0-9]{1,4})?"
+_CPUSET = re.compile(rf"{_CPUS}(?:,{_CPUS})*")
+
+_N = TypeVar("_N", int, float)
+
+
+def parse_size(value: str | int, *, zero: bool = False) -> int:
+    """
+    Bytes, as `256M`, `1.5g`, `1GiB` or `1024`; 1024-based. A fraction of a byte is cut off.
+
+    Args:
+        zero: Whether 0 is allowed.
+    """
+    example = "a size in bytes, such as 256M, 1.5G or 1024"
+    size = value
+    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
+        # Whole and fraction apart, since a float holds only 53 bits.
+        whole, fraction, unit = found[1], found[2] or "0", found[3].lower()
+        factor = 1024 ** " kmgtpe".index(unit or " ")
+        size = int(whole) * factor + int(fraction) * factor // 10 ** len(fraction)
+    if not isinstance(size, int) or isinstance(value, bool):
+        raise ValueError(f"{reprlib.repr(value)} is not {example}")
+    return _in_range(size, value, example, zero=zero)
+
+
+def parse_duration(value: str | float, *, zero: bool = False) -> float:
+    """
+    Seconds, as `10s`, `1m30s`, `500ms`, `2h`, or a plain number.
+
+    Args:
+        zero: Whether 0 is allowed.
+    """
+    example = "a duration, such as 10s, 1m30s or 500ms (a plain number is in seconds)"
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
+        parts = zip(found.groups(default="0"), _DURATION_UNITS, strict=True)
+        seconds = sum(float(number) * unit for number, unit in parts)
+    else:
+        seconds = _number(value, example)
+    return float(_in_range(seconds, value, example, zero=zero))
+
+
+def parse_cpus(value: str | float) -> float:
+    """A number of cores, as `2` or `0.5`."""
+    example = "a number of cores, such as 0.5 or 2"
+    return float(_in_range(_number(value, example), value, example, most=MAX_CPU))
+
+
+def parse_count(value: str | int, *, zero: bool = False) -> int:
+    """
+    A number of things, as `20`; `max`, `unlimited` and -1 are -1.
+
+    Args:
+        zero: Whether 0 is allowed.
+    """
+    example = "a whole number, such as 20, or max"
+    if value in ("max", "unlimited", "-1", -1):
+        return -1
+    count = int(value) if isinstance(value, str) and re.fullmatch(_WHOLE, value.strip()) else value
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise ValueError(f"{reprlib.repr(value)} is not {example}")
+    return _in_range(count, value, example, zero=zero)
+
+
+def parse_signal(value: str | int) -> int:
+    """The number of a signal, given as `TERM`, `SIGTERM` or `15`."""
+    text = str(value).strip().upper()
+    try:
+        if re.fullmatch(_WHOLE, text):
+            return signal.Signals(int(text)).value
+        return signal.Signals[f"SIG{text.removeprefix('SIG')}"].value
+    except (KeyError, ValueError):
+        example = "a signal, such as TERM, SIGINT or 15"
+        raise ValueError(f"{reprlib.repr(value)} is not {example}") from None
+
+
+def parse_cpuset(value: str | int) -> str:
+    """A list of cores, `0-2,4`, returned without spaces; cpuset(7), "List format"."""
+    text = "" if isinstance(value, bool) else re.sub(r"\s", "", str(value))
+    ranges = [part.split("-") for part in text.split(",")] if _CPUSET.fullmatch(text) else []
+    if not ranges or any(not int(r[0]) <= int(r[-1]) < MAX_CPU for r in ranges):
+        raise ValueError(f"{reprlib.repr(value)} is not a list of cores, such as 0-2,4")
+    return text
+
+
+def _number(value: object, example: str) -> float:
+    """The number in a string or from TOML; signs, exponents, inf and nan are none in a string."""
+    if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
+        return float(value)
+    if isinstance(value, int | float) and not (isinstance(value, bool) or math.isnan(value)):
+        return value
+    raise ValueError(f"{reprlib.repr(value)} is not {example}")
+
+
+def _in_range(number: _N, value: object, example: str, *, zero: bool = False, most: int = MAX_INT) -> _N:
+    if number < 0 or (number == 0 and not zero):
+        raise ValueError(f"{reprlib.repr(value)} is too small; give {example}")
+    if number > most:
+        raise ValueError(f"{reprlib.repr(value)} is too large, {most} is the most; give {example}")
+    return number

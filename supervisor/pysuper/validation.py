@@ -1,0 +1,200 @@
+"""
+What can be wrong in a spec, however it was made: by flags, by a file, or by a program.
+
+Whether it can be had on this machine is for the drivers to say.
+"""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+import reprlib
+import resource
+import signal
+from collections.abc import Iterator, Mapping
+
+from pysuper.capabilities import NAMES as CAPABILITIES
+from pysuper.errors import ConfigError
+from pysuper.shorthand import did_you_mean
+from pysuper.spec import NAMESPACES, BindMount, ContainerSpec, Limits, Rlimit, TmpfsMount
+from pysuper.units import MAX_CPU, MAX_INT, parse_cpuset
+
+__all__ = ["problems", "validate"]
+
+#: PID_MAX_LIMIT of 64-bit kernels, include/linux/threads.h; pids.max refuses more.
+_PIDS_MAX = 2**22
+#: The least quota that the scheduler takes (1 ms) in a period of 100 ms.
+_CPU_MIN = 0.01
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+#: The highest id; the one above is "no id" in chown(2) and setresuid(2).
+_ID_MAX = 2**32 - 2
+_IO_KEYS = ("rbps", "wbps", "riops", "wiops")
+
+#: The path of an attribute of the spec, and what is wrong with it.
+Problem = tuple[str, str]
+
+
+def validate(spec: ContainerSpec) -> None:
+    """
+    Refuse a spec that is wrong whatever the machine.
+
+    Raises:
+        ConfigError: It names everything that is wrong.
+    """
+    if found := [f"{path}: {message}" for path, message in problems(spec)]:
+        raise ConfigError("; ".join(found))
+
+
+def problems(spec: ContainerSpec) -> Iterator[Problem]:
+    """Everything that is wrong, each with the path of the attribute, such as `limits.pids_max`."""
+    yield from _name_problems(spec)
+    yield from _command_problems(spec)
+    yield from _namespace_problems(spec)
+    yield from _limit_problems(spec.limits)
+    yield from _rlimit_problems(spec.rlimits)
+    yield from _mount_problems(spec.mounts)
+    yield from _ending_problems(spec)
+
+
+def _name_problems(spec: ContainerSpec) -> Iterator[Problem]:
+    for path, name, most in (("name", spec.name, 63), ("hostname", spec.hostname, 64)):
+        if name is None:
+            continue
+        if not _NAME.fullmatch(name):
+            rule = "must be letters, digits, '_', '.' and '-', and begin with a letter or digit"
+            yield path, f"{reprlib.repr(name)} {rule}"
+        elif len(name) > most:
+            yield path, f"{reprlib.repr(name)} has {len(name)} characters; {most} is the most"
+
+
+def _command_problems(spec: ContainerSpec) -> Iterator[Problem]:
+    if isinstance(spec.command, str):
+        yield "command", "is a string; give a list of strings, or use shlex.split"
+    elif spec.command and not spec.command[0]:
+        yield "command", "the program is an empty string"
+    elif any("\0" in argument for argument in spec.command):
+        yield "command", "an argument contains a NUL character"
+    for name, value in spec.environment.items():
+        if not name or re.search(r"[=\0\s]", name):
+            yield "environment", f"{reprlib.repr(name)} is not a name of a variable"
+        elif "\0" in value:
+            yield "environment", f"the value of {reprlib.repr(name)} contains a NUL character"
+    if message := _path_problem(spec.working_dir):
+        yield "working_dir", message
+    if spec.user is not None:
+        user, colon, group = spec.user.partition(":")
+        if not _is_account(user) or (colon and not _is_account(group)):
+            example = "a user, such as nobody, 1000 or 1000:1000"
+            yield "user", f"{reprlib.repr(spec.user)} is not {example}"
+    for capability in spec.capabilities:
+        if capability not in CAPABILITIES:
+            known = did_you_mean(capability, CAPABILITIES)
+            yield "capabilities", f"there is no capability {reprlib.repr(capability)}; {known}"
+
+
+def _is_account(text: str) -> bool:
+    """Whether a text may be a name of passwd(5) or group(5), or an id."""
+    if re.fullmatch(r"[0-9]+", text):
+        return len(text) <= len(str(_ID_MAX)) and int(text) <= _ID_MAX
+    return text.isprintable() and bool(re.fullmatch(r"[^-:/\s][^:/\s]{0,255}", text))
+
+
+def _namespace_problems(spec: ContainerSpec) -> Iterator[Problem]:
+    for name in sorted(spec.share - set(NAMESPACES)):
+        known = did_you_mean(name, NAMESPACES)
+        yield "share", f"there is no namespace {reprlib.repr(name)}; {known}"
+    if "mnt" in spec.share:
+        yield "share", "mnt cannot be shared: all mounts of a container are made in its own"
+    if "uts" in spec.share and spec.hostname is not None:
+        yield "hostname", "a container that shares the uts namespace has the host's name"
+
+
+def _limit_problems(limits: Limits) -> Iterator[Problem]:
+    checks = (
+        ("pids_max", limits.pids_max, 1, _PIDS_MAX),
+        ("memory_max", limits.memory_max, 1, MAX_INT),
+        ("memory_swap_max", limits.memory_swap_max, 0, MAX_INT),
+        ("cpu_max", limits.cpu_max, _CPU_MIN, MAX_CPU),
+    )
+    for name, value, least, most in checks:
+        unlimited = name == "pids_max" and value == -1
+        # Written so that nan, which no comparison holds for, is refused.
+        if value is not None and not unlimited and not least <= value <= most:
+            yield f"limits.{name}", f"{reprlib.repr(value)} is not between {least} and {most}"
+    if limits.cpuset_cpus is not None:
+        try:
+            parse_cpuset(limits.cpuset_cpus)
+        except ValueError as error:
+            yield "limits.cpuset_cpus", str(error)
+    for device, rates in limits.io_max.items():
+        yield from _io_problems(device, rates)
+
+
+def _io_problems(device: str, rates: Mapping[str, int]) -> Iterator[Problem]:
+    path = "limits.io_max"
+    if not re.fullmatch(r"[0-9]{1,7}:[0-9]{1,7}|/[^\0]+", device):
+        yield path, f"{reprlib.repr(device)} is not a device, such as 8:0 or /dev/sda"
+    for key, rate in rates.items():
+        if key not in _IO_KEYS:
+            yield path, f"there is no {reprlib.repr(key)}; {did_you_mean(key, _IO_KEYS)}"
+        elif not 1 <= rate <= MAX_INT:
+            yield path, f"{reprlib.repr(rate)} is not between 1 and {MAX_INT}"
+
+
+def _rlimit_problems(rlimits: tuple[Rlimit, ...]) -> Iterator[Problem]:
+    known = [name[7:].lower() for name in dir(resource) if name.startswith("RLIMIT_")]
+    seen: set[str] = set()
+    for limit in rlimits:
+        if limit.name not in known:
+            hint = did_you_mean(limit.name, known)
+            yield "rlimits", f"there is no resource limit {reprlib.repr(limit.name)}; {hint}"
+        elif limit.name in seen:
+            yield "rlimits", f"{limit.name} is given twice"
+        elif not (-1 <= limit.soft <= MAX_INT and -1 <= limit.hard <= MAX_INT):
+            yield "rlimits", f"{limit.name} is not between 0 and {MAX_INT}, or -1"
+        elif limit.hard != -1 and not 0 <= limit.soft <= limit.hard:
+            both = f"the soft limit {limit.soft} is above the hard one {limit.hard}"
+            yield "rlimits", f"{limit.name}: {both}"
+        seen.add(limit.name)
+
+
+def _mount_problems(mounts: tuple[BindMount | TmpfsMount, ...]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for mount in mounts:
+        target = posixpath.normpath(mount.target)
+        if message := _path_problem(mount.target):
+            yield "mounts", message
+        elif target in ("/", "//"):
+            yield "mounts", "a mount at / would hide the root file system; choose it with rootfs"
+        elif target in seen:
+            yield "mounts", f"{reprlib.repr(target)} is mounted twice"
+        seen.add(target)
+        if isinstance(mount, BindMount):
+            if not mount.source.startswith("/") or "\0" in mount.source:
+                yield "mounts", f"the source {reprlib.repr(mount.source)} is not an absolute path"
+        else:
+            if mount.size is not None and not 1 <= mount.size <= MAX_INT:
+                yield "mounts", f"the size {mount.size} is not between 1 and {MAX_INT}"
+            if not 0 <= mount.mode <= 0o7777:
+                yield "mounts", f"the mode {mount.mode:o} is not between 0 and 7777"
+
+
+def _path_problem(path: str) -> str | None:
+    """What is wrong with a path in the container."""
+    if "\0" in path:
+        return f"{reprlib.repr(path)} contains a NUL character"
+    if not path.startswith("/"):
+        return f"{reprlib.repr(path)} is not an absolute path"
+    if ".." in path.split("/"):
+        return f"{reprlib.repr(path)} contains '..'"
+    return None
+
+
+def _ending_problems(spec: ContainerSpec) -> Iterator[Problem]:
+    if spec.stop_signal not in signal.valid_signals():
+        yield "stop_signal", f"there is no signal {spec.stop_signal}"
+    if not 0 <= spec.stop_timeout < math.inf:
+        yield "stop_timeout", f"{spec.stop_timeout} is not a number of seconds"
+    if spec.timeout is not None and not 0 < spec.timeout < math.inf:
+        yield "timeout", f"{spec.timeout} is not a number of seconds above 0"
