@@ -16,7 +16,6 @@ This and `tables` are the only modules with untyped dicts.
 from __future__ import annotations
 
 import os
-import reprlib
 import shlex
 from collections.abc import Mapping
 from functools import partial
@@ -59,6 +58,7 @@ from pysuper.units import (
     parse_duration,
     parse_signal,
     parse_size,
+    shown,
 )
 from pysuper.validation import problems, validate
 
@@ -179,7 +179,7 @@ def _environment(value: Any) -> dict[str, str]:
 
 def _environment_value(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{reprlib.repr(value)} is not a string or a number")
+        raise ValueError(f"{shown(value)} is not a string or a number")
     return str(value)
 
 

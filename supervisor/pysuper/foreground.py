@@ -78,6 +78,7 @@ class _Foreground:
         self.container: Container | None = None
         self._spec = spec
         self._nursery = nursery
+        self._early: list[int] = []
         self._wanted_end: int | None = None
         self._record: ExitRecord | None = None
         self._before_end = trio.CancelScope()
@@ -90,6 +91,8 @@ class _Foreground:
                 with Pipes(() if self._spec.terminal else (0, 1, 2)) as pipes:
                     given = dict(zip(("stdin", "stdout", "stderr"), pipes.given, strict=False))
                     self.container = container = await supervisor.start(self._spec, **given)
+                    for number in self._early:
+                        container.send_signal(number)
                     for line in container.warnings:
                         warn(line)
                     hang_up = partial(self.deliver, signal.SIGHUP)
@@ -117,7 +120,9 @@ class _Foreground:
         if self._record is not None:
             self._after_end.cancel()
         elif self.container is None:
-            if number in _ENDING:
+            if number in _PASSED_ON:
+                self._early.append(number)
+            else:
                 self._wanted_end = number
                 self._before_end.cancel()
         elif number in _PASSED_ON:

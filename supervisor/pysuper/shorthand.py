@@ -7,7 +7,6 @@ The command line and the TOML file share them. Every function raises ValueError 
 from __future__ import annotations
 
 import os
-import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import attrs
 
 from pysuper.spec import BindMount, DriverChoice, Rlimit, TmpfsMount
-from pysuper.units import parse_count, parse_size
+from pysuper.units import parse_count, parse_size, shown
 
 __all__ = [
     "Mount",
@@ -64,7 +63,7 @@ def parse_volume(text: str) -> BindMount:
     """`SRC:DST[:ro|rw]`."""
     source, target, mode, *rest = *text.split(":"), "", ""
     if not source or not target or len(rest) > 2 or mode not in ("", "ro", "rw"):
-        raise ValueError(f"{reprlib.repr(text)} is not SOURCE:TARGET or SOURCE:TARGET:ro")
+        raise ValueError(f"{shown(text)} is not SOURCE:TARGET or SOURCE:TARGET:ro")
     return BindMount(source=source, target=target, read_only=mode == "ro")
 
 
@@ -97,13 +96,13 @@ def make_mount(fields: Mapping[str, Any]) -> Mount:
     """
     kind = fields.get("type", "bind")
     if not isinstance(kind, str) or kind not in _MOUNT_FIELDS:
-        raise ValueError(f"{reprlib.repr(kind)} is not a type of mount, such as bind or tmpfs")
+        raise ValueError(f"{shown(kind)} is not a type of mount, such as bind or tmpfs")
     for key, value in fields.items():
         if key not in _MOUNT_FIELDS[kind]:
             known = did_you_mean(key, _MOUNT_FIELDS[kind])
-            raise ValueError(f"a {kind} mount has no {reprlib.repr(key)}; {known}")
+            raise ValueError(f"a {kind} mount has no {shown(key)}; {known}")
         if key in ("source", "target") and not (isinstance(value, str) and value):
-            raise ValueError(f"{key} is not a path: {reprlib.repr(value)}")
+            raise ValueError(f"{key} is not a path: {shown(value)}")
     needed = {"bind": ("source", "target"), "tmpfs": ("target",)}[kind]
     if missing := [key for key in needed if key not in fields]:
         raise ValueError(f"a {kind} mount needs {' and '.join(missing)}")
@@ -123,7 +122,7 @@ def make_mount(fields: Mapping[str, Any]) -> Mount:
 def _flag(value: object) -> bool:
     words = {True: True, False: False, "true": True, "1": True, "false": False, "0": False}
     if not isinstance(value, str | bool) or value not in words:
-        raise ValueError(f"{reprlib.repr(value)} is not true or false")
+        raise ValueError(f"{shown(value)} is not true or false")
     return words[value]
 
 
@@ -134,7 +133,7 @@ def _mode(value: object) -> int:
     except ValueError:
         mode = None
     if not isinstance(mode, int) or isinstance(mode, bool) or not 0 <= mode <= 0o7777:
-        raise ValueError(f"{reprlib.repr(value)} is not a mode, such as 1777 (octal)")
+        raise ValueError(f"{shown(value)} is not a mode, such as 1777 (octal)")
     return mode
 
 
@@ -143,7 +142,7 @@ def parse_ulimit(text: str) -> Rlimit:
     name, _, values = text.partition("=")
     soft, colon, hard = values.partition(":")
     if not name or not soft or (colon and not hard):
-        raise ValueError(f"{reprlib.repr(text)} is not NAME=SOFT[:HARD], such as nofile=1024:2048")
+        raise ValueError(f"{shown(text)} is not NAME=SOFT[:HARD], such as nofile=1024:2048")
     return Rlimit(name, parse_count(soft, zero=True), parse_count(hard or soft, zero=True))
 
 

@@ -23,6 +23,7 @@ from pysuper import registry
 from pysuper.config import validate
 from pysuper.container import Container, live
 from pysuper.drivers import Launcher
+from pysuper.errors import LaunchError, describe_errno
 from pysuper.ids import IdRanges
 from pysuper.plan import Context
 from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
@@ -35,9 +36,7 @@ __all__ = ["Completed", "Supervisor", "open_supervisor", "run"]
 class Supervisor:
     """Starts containers; made by `open_supervisor`."""
 
-    def __init__(
-        self, launcher: Launcher, nursery: trio.Nursery, watchers: trio.Nursery, ranges: IdRanges
-    ) -> None:
+    def __init__(self, launcher: Launcher, nursery: trio.Nursery, watchers: trio.Nursery, ranges: IdRanges) -> None:
         self._launcher = launcher
         self._nursery = nursery
         self._watchers = watchers
@@ -67,6 +66,15 @@ class Supervisor:
             LimitError: Something that was promised is not in force.
         """
         validate(spec)
+        try:
+            return await self._start(spec, stdin, stdout, stderr)
+        except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
+            number = error.errno or 0
+            raise LaunchError(f"could not start {spec.name}: {describe_errno(number)}", errno=number) from error
+
+    async def _start(
+        self, spec: ContainerSpec, stdin: int | None, stdout: int | None, stderr: int | None
+    ) -> Container:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             given = (None, None, None) if spec.terminal else (stdin, stdout, stderr)

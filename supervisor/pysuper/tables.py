@@ -13,7 +13,6 @@ This module knows nothing of containers.
 from __future__ import annotations
 
 import re
-import reprlib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from typing import Any
 
 from pysuper.errors import ConfigError, one_line
 from pysuper.shorthand import did_you_mean
+from pysuper.units import shown
 
 __all__ = [
     "Error",
@@ -95,12 +95,14 @@ def read_file(path: str, parse: Parser) -> Any:
         found = re.match(r"line ([0-9]+)", place)
         line = found[1] if found else text.count("\n") + 1  # "at end of document"
         raise FileErrors([f"{path}:{line}: {message}"]) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(f"{path}: {error}") from error
     try:
         return parse(document)
     except Invalid as invalid:
-        found_at = [(_line_of(text, keys), _dotted(keys), what) for keys, what in invalid.errors]
-        lines = [f"{path}:{line}: {key}: {what}" for line, key, what in sorted(found_at)]
-        raise FileErrors(lines) from None
+        lines = _Lines(text)
+        errors = sorted((lines.of(keys), _dotted(keys), what) for keys, what in invalid.errors)
+        raise FileErrors(f"{path}:{line}: {key}: {what}" for line, key, what in errors) from None
 
 
 def collect(attempts: Iterable[tuple[Any, Parser, Any]]) -> dict[Any, Any]:
@@ -153,7 +155,7 @@ def typed(wanted: type[Any], description: str) -> Parser:
 
     def parse(value: Any) -> Any:
         if not isinstance(value, wanted):
-            raise ValueError(f"{reprlib.repr(value)} is not {description}")
+            raise ValueError(f"{shown(value)} is not {description}")
         return value
 
     return parse
@@ -178,44 +180,54 @@ def _dotted(keys: Keys) -> str:
             text += f"[{key}]"
         else:
             bare = re.fullmatch(r"[A-Za-z0-9_-]+", key)
-            text += f".{key if bare else reprlib.repr(key)}"
+            text += f".{key if bare else shown(key)}"
     return text.removeprefix(".")
 
 
-def _line_of(text: str, keys: Keys) -> int:
+class _Lines:
     """
-    The line in which the statement begins that defines the value at `keys`.
+    Finds the line in which the statement begins that defines a value.
 
-    tomllib keeps no positions, but it can be asked: the first lines of a file are a file too if
-    they end where a statement ends, and not inside of a value; and then the key is in them, or not.
+    tomllib keeps no positions, but it can be asked: the first lines of a file are a file too if they end where a
+    statement ends, and not inside of a value; and then the value is in them, or not.
     """
-    lines = text.split("\n")
 
-    def prefix(count: int) -> Any:
-        try:
-            return tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:
-            return None
+    def __init__(self, text: str) -> None:
+        self._lines = text.split("\n")
+        self._prefixes: dict[int, Any] = {}
 
-    def has(document: Any) -> bool:
+    def of(self, keys: Keys) -> int:
+        """The line of the value at `keys`, or if it is not in the file (a default, say), of the table it belongs to."""
+        low, high = 0, len(self._lines)
+        if not self._has(high, keys):
+            return self.of(keys[:-1])
+        # Both are ends of statements, and the one that is looked for lies between them.
+        while True:
+            middle = (low + high) // 2
+            first = next(n for n in range(middle, low - 1, -1) if self._prefix(n) is not None)
+            last = next(n for n in range(middle + 1, high + 1) if self._prefix(n) is not None)
+            # Between these two is one statement.
+            if self._has(first, keys):
+                high = first
+            elif not self._has(last, keys):
+                low = last
+            else:
+                return first + 1
+
+    def _prefix(self, count: int) -> Any:
+        """The document of the first lines, or None if they are not one."""
+        if count not in self._prefixes:
+            try:
+                self._prefixes[count] = tomllib.loads("\n".join(self._lines[:count]) + "\n")
+            except ValueError:
+                self._prefixes[count] = None
+        return self._prefixes[count]
+
+    def _has(self, count: int, keys: Keys) -> bool:
+        document = self._prefix(count)
         try:
             for key in keys:
                 document = document[key]
         except (KeyError, IndexError, TypeError):
             return False
         return True
-
-    while not has(prefix(len(lines))):
-        keys = keys[:-1]  # of a value that came from elsewhere, such as a default: its table
-    low, high = 0, len(lines)  # both are ends of statements: one before the value, one after it
-    while True:
-        middle = (low + high) // 2
-        first = next(n for n in range(middle, low - 1, -1) if prefix(n) is not None)
-        last = next(n for n in range(middle + 1, high + 1) if prefix(n) is not None)
-        # Between the two is one statement.
-        if has(prefix(first)):
-            high = first
-        elif not has(prefix(last)):
-            low = last
-        else:
-            return first + 1

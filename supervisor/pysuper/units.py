@@ -22,6 +22,7 @@ __all__ = [
     "parse_duration",
     "parse_signal",
     "parse_size",
+    "shown",
 ]
 
 #: The largest number that the kernel reads from a limit file (a signed 64-bit integer).
@@ -56,7 +57,7 @@ def parse_size(value: str | int, *, zero: bool = False) -> int:
         factor = 1024 ** " kmgtpe".index(unit or " ")
         size = int(whole) * factor + int(fraction) * factor // 10 ** len(fraction)
     if not isinstance(size, int) or isinstance(value, bool):
-        raise ValueError(f"{reprlib.repr(value)} is not {example}")
+        raise ValueError(f"{shown(value)} is not {example}")
     return _in_range(size, value, example, zero=zero)
 
 
@@ -94,7 +95,7 @@ def parse_count(value: str | int, *, zero: bool = False) -> int:
         return -1
     count = int(value) if isinstance(value, str) and re.fullmatch(_WHOLE, value.strip()) else value
     if not isinstance(count, int) or isinstance(count, bool):
-        raise ValueError(f"{reprlib.repr(value)} is not {example}")
+        raise ValueError(f"{shown(value)} is not {example}")
     return _in_range(count, value, example, zero=zero)
 
 
@@ -107,7 +108,7 @@ def parse_signal(value: str | int) -> int:
         return signal.Signals[f"SIG{text.removeprefix('SIG')}"].value
     except (KeyError, ValueError):
         example = "a signal, such as TERM, SIGINT or 15"
-        raise ValueError(f"{reprlib.repr(value)} is not {example}") from None
+        raise ValueError(f"{shown(value)} is not {example}") from None
 
 
 def parse_cpuset(value: str | int) -> str:
@@ -115,22 +116,31 @@ def parse_cpuset(value: str | int) -> str:
     text = "" if isinstance(value, bool) else re.sub(r"\s", "", str(value))
     ranges = [part.split("-") for part in text.split(",")] if _CPUSET.fullmatch(text) else []
     if not ranges or any(not int(r[0]) <= int(r[-1]) < MAX_CPU for r in ranges):
-        raise ValueError(f"{reprlib.repr(value)} is not a list of cores, such as 0-2,4")
+        raise ValueError(f"{shown(value)} is not a list of cores, such as 0-2,4")
     return text
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: on one line, and short."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # an integer, `int_max_str_digits` of sys
+        return "a number of thousands of digits"
 
 
 def _number(value: object, example: str) -> float:
     """The number in a string or from TOML; signs, exponents, inf and nan are none in a string."""
     if isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
         return float(value)
-    if isinstance(value, int | float) and not (isinstance(value, bool) or math.isnan(value)):
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and not is_nan:
         return value
-    raise ValueError(f"{reprlib.repr(value)} is not {example}")
+    raise ValueError(f"{shown(value)} is not {example}")
 
 
 def _in_range(number: _N, value: object, example: str, *, zero: bool = False, most: int = MAX_INT) -> _N:
     if number < 0 or (number == 0 and not zero):
-        raise ValueError(f"{reprlib.repr(value)} is too small; give {example}")
+        raise ValueError(f"{shown(value)} is too small; give {example}")
     if number > most:
-        raise ValueError(f"{reprlib.repr(value)} is too large, {most} is the most; give {example}")
+        raise ValueError(f"{shown(value)} is too large, {most} is the most; give {example}")
     return number

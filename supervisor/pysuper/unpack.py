@@ -6,19 +6,20 @@ CHOWN, DAC_OVERRIDE, FOWNER, FSETID and SETFCAP.  It uses the standard library a
 all it needs before it reads the first byte of the archive.  EXTRA_SYS_PATH is where to find
 ``backports.zstd`` on a Python older than 3.14.
 
-The confinement is one wall, this program is the other.  ``tarfile`` is not used.  Its extraction
-filters were got round again and again (CVE-2007-4559, CVE-2024-12718, CVE-2025-4138,
-CVE-2025-4330, CVE-2025-4517), because they judge a path as text and then hand the text to the
-kernel to resolve once more.  Here no path of more than one component ever reaches the kernel:
-each is opened from its parent's descriptor with O_NOFOLLOW (open(2), path_resolution(7)), so what
-was checked is what is used.  And its reader takes a broken header for the end of the archive,
-reads extension headers of any size into memory, and calls itself once for each of them (see also
-CVE-2024-6232, CVE-2025-8194, CVE-2025-13462), so that a program which must not be fooled would
-have to replace most of it.
+The confinement is one wall, this program is the other.  Python's ``tarfile`` is not used.  Its
+extraction filters were got round again and again (CVE-2024-12718, CVE-2025-4138, CVE-2025-4330,
+CVE-2025-4517), because they judge a path as text and then hand the text to the kernel to resolve
+once more.  Here no path of more than one component ever reaches the kernel: each directory is
+opened from its parent's descriptor with O_NOFOLLOW (open(2), path_resolution(7)), so what was
+checked is what is used.  And its reader takes a broken header for the end of the archive, reads
+extension headers of any size into memory, and calls itself once for each of them (see also
+CVE-2024-6232, CVE-2025-8194, CVE-2025-13462): to trust it would be to replace most of it.
 
-Not done: OCI layers (a whiteout ``.wh.NAME`` is unpacked as the plain file it is), device nodes
-(skipped and counted: a container gets a /dev of its own), extended attributes other than
-``security.capability`` and ``user.*``, multi-volume and incremental archives.
+The formats read are v7, ustar, pax and GNU's, with sparse files of all of GNU's versions, plain
+or compressed with gzip, bzip2, xz or zstd.  Not done: OCI layers (a whiteout ``.wh.NAME`` is
+unpacked as the plain file it is), device nodes (skipped and counted: a container gets a /dev of
+its own), extended attributes other than ``security.capability`` and ``user.*``, multi-volume and
+incremental archives.  Space is limited here, time is not: that is for the caller to do.
 
 Success is one line of JSON on stdout and exit 0: ``entries`` counts the members unpacked,
 ``bytes`` the apparent size of the files.  Anything else is one line on stderr and exit 1, and
@@ -571,7 +572,7 @@ class TarReader:
             mode=header.mode & 0o7777,
             uid=number(uid, "uid") if uid else header.uid,
             gid=number(gid, "gid") if gid else header.gid,
-            mtime_ns=int(time),
+            mtime_ns=time,
         )
 
     def _content(self, member: Member, header: Header, pax: dict[bytes, bytes]) -> None:
@@ -600,7 +601,7 @@ class TarReader:
     def _check(self, regions: list[tuple[int, int]], size: int) -> None:
         end = 0
         for offset, length in regions:
-            if offset < end:
+            if offset < end or length < 0:
                 raise UnpackError("the sparse map is not in order")
             end = offset + length
         if end > size or sum(length for _, length in regions) != self._left:
@@ -653,7 +654,7 @@ def components(name: bytes, max_depth: int) -> list[bytes]:
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise UnpackError('the name has a component ".."')
-    if any(len(part) > MAX_COMPONENT for part in parts):
+    if max(map(len, parts), default=0) > MAX_COMPONENT:
         raise UnpackError(f"a component of the name is longer than {MAX_COMPONENT} bytes")
     if len(parts) > max_depth:
         raise UnpackError(f"the name has more than {max_depth} components")
@@ -686,20 +687,20 @@ class Tree:
             if ours != theirs:
                 break
             same += 1
-        self._leave(same)
+        self.leave(same)
         todo = list(reversed(parts[same:]))
         links = 0
         while todo:
             part = todo.pop()
             if part == b"..":
-                self._leave(max(len(self._names) - 1, 0))
+                self.leave(max(len(self._names) - 1, 0))
             elif not self._step(part, create=create):
                 links += 1
                 if links > MAX_LINKS:
                     raise UnpackError(f"more than {MAX_LINKS} symlinks lead to it")
                 target = os.readlink(part, dir_fd=self._open[-1])
                 if target.startswith(b"/"):
-                    self._leave(0)
+                    self.leave(0)
                 todo += (p for p in reversed(target.split(b"/")) if p not in (b"", b"."))
         return self._open[-1]
 
@@ -707,7 +708,8 @@ class Tree:
         """Return the path, from DEST and without symlinks, of the current directory or a name."""
         return b"/".join(self._names if name is None else [*self._names, name])
 
-    def _leave(self, depth: int) -> None:
+    def leave(self, depth: int = 0) -> None:
+        """Go back up to the directory that is this deep: 0 is DEST."""
         while len(self._names) > depth:
             self._names.pop()
             os.close(self._open.pop())
@@ -767,7 +769,6 @@ class Unpacker:
         self.bytes = 0
         self.skipped_devices = 0
         self._reader = reader
-        self._root = root
         self._limits = limits
         self._tree = Tree(root, limits.depth, self._made)
         self._inodes = 0
@@ -798,6 +799,10 @@ class Unpacker:
             with Naming(path or b"."):
                 parts = path.split(b"/") if path else []
                 apply(self._tree.enter(parts, create=False), self._directories[path], {})
+
+    def close(self) -> None:
+        """Close all descriptors but that of DEST."""
+        self._tree.leave()
 
     def _place(self, member: Member) -> None:
         self._count()
@@ -975,7 +980,10 @@ def unpack(archive: int, dest: str, limits: Limits, codecs: Codecs) -> dict[str,
             if os.listdir(root):
                 raise UnpackError("the directory is not empty")
         unpacker = Unpacker(TarReader(Stream(archive, codecs)), root, limits)
-        unpacker.run()
+        try:
+            unpacker.run()
+        finally:
+            unpacker.close()
     finally:
         os.close(root)
     return {

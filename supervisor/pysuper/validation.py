@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-import reprlib
 import resource
 import signal
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from pysuper.capabilities import NAMES as CAPABILITIES
 from pysuper.errors import ConfigError
 from pysuper.shorthand import did_you_mean
 from pysuper.spec import NAMESPACES, BindMount, ContainerSpec, Limits, Rlimit, TmpfsMount
-from pysuper.units import MAX_CPU, MAX_INT, parse_cpuset
+from pysuper.units import MAX_CPU, MAX_INT, parse_cpuset, shown
 
 __all__ = ["problems", "validate"]
 
@@ -63,9 +62,9 @@ def _name_problems(spec: ContainerSpec) -> Iterator[Problem]:
             continue
         if not _NAME.fullmatch(name):
             rule = "must be letters, digits, '_', '.' and '-', and begin with a letter or digit"
-            yield path, f"{reprlib.repr(name)} {rule}"
+            yield path, f"{shown(name)} {rule}"
         elif len(name) > most:
-            yield path, f"{reprlib.repr(name)} has {len(name)} characters; {most} is the most"
+            yield path, f"{shown(name)} has {len(name)} characters; {most} is the most"
 
 
 def _command_problems(spec: ContainerSpec) -> Iterator[Problem]:
@@ -77,20 +76,20 @@ def _command_problems(spec: ContainerSpec) -> Iterator[Problem]:
         yield "command", "an argument contains a NUL character"
     for name, value in spec.environment.items():
         if not name or re.search(r"[=\0\s]", name):
-            yield "environment", f"{reprlib.repr(name)} is not a name of a variable"
+            yield "environment", f"{shown(name)} is not a name of a variable"
         elif "\0" in value:
-            yield "environment", f"the value of {reprlib.repr(name)} contains a NUL character"
+            yield "environment", f"the value of {shown(name)} contains a NUL character"
     if message := _path_problem(spec.working_dir):
         yield "working_dir", message
     if spec.user is not None:
         user, colon, group = spec.user.partition(":")
         if not _is_account(user) or (colon and not _is_account(group)):
             example = "a user, such as nobody, 1000 or 1000:1000"
-            yield "user", f"{reprlib.repr(spec.user)} is not {example}"
+            yield "user", f"{shown(spec.user)} is not {example}"
     for capability in spec.capabilities:
         if capability not in CAPABILITIES:
             known = did_you_mean(capability, CAPABILITIES)
-            yield "capabilities", f"there is no capability {reprlib.repr(capability)}; {known}"
+            yield "capabilities", f"there is no capability {shown(capability)}; {known}"
 
 
 def _is_account(text: str) -> bool:
@@ -103,7 +102,7 @@ def _is_account(text: str) -> bool:
 def _namespace_problems(spec: ContainerSpec) -> Iterator[Problem]:
     for name in sorted(spec.share - set(NAMESPACES)):
         known = did_you_mean(name, NAMESPACES)
-        yield "share", f"there is no namespace {reprlib.repr(name)}; {known}"
+        yield "share", f"there is no namespace {shown(name)}; {known}"
     if "mnt" in spec.share:
         yield "share", "mnt cannot be shared: all mounts of a container are made in its own"
     if "uts" in spec.share and spec.hostname is not None:
@@ -121,7 +120,7 @@ def _limit_problems(limits: Limits) -> Iterator[Problem]:
         unlimited = name == "pids_max" and value == -1
         # Written so that nan, which no comparison holds for, is refused.
         if value is not None and not unlimited and not least <= value <= most:
-            yield f"limits.{name}", f"{reprlib.repr(value)} is not between {least} and {most}"
+            yield f"limits.{name}", f"{shown(value)} is not between {least} and {most}"
     if limits.cpuset_cpus is not None:
         try:
             parse_cpuset(limits.cpuset_cpus)
@@ -134,12 +133,12 @@ def _limit_problems(limits: Limits) -> Iterator[Problem]:
 def _io_problems(device: str, rates: Mapping[str, int]) -> Iterator[Problem]:
     path = "limits.io_max"
     if not re.fullmatch(r"[0-9]{1,7}:[0-9]{1,7}|/[^\0]+", device):
-        yield path, f"{reprlib.repr(device)} is not a device, such as 8:0 or /dev/sda"
+        yield path, f"{shown(device)} is not a device, such as 8:0 or /dev/sda"
     for key, rate in rates.items():
         if key not in _IO_KEYS:
-            yield path, f"there is no {reprlib.repr(key)}; {did_you_mean(key, _IO_KEYS)}"
+            yield path, f"there is no {shown(key)}; {did_you_mean(key, _IO_KEYS)}"
         elif not 1 <= rate <= MAX_INT:
-            yield path, f"{reprlib.repr(rate)} is not between 1 and {MAX_INT}"
+            yield path, f"{shown(rate)} is not between 1 and {MAX_INT}"
 
 
 def _rlimit_problems(rlimits: tuple[Rlimit, ...]) -> Iterator[Problem]:
@@ -148,7 +147,7 @@ def _rlimit_problems(rlimits: tuple[Rlimit, ...]) -> Iterator[Problem]:
     for limit in rlimits:
         if limit.name not in known:
             hint = did_you_mean(limit.name, known)
-            yield "rlimits", f"there is no resource limit {reprlib.repr(limit.name)}; {hint}"
+            yield "rlimits", f"there is no resource limit {shown(limit.name)}; {hint}"
         elif limit.name in seen:
             yield "rlimits", f"{limit.name} is given twice"
         elif not (-1 <= limit.soft <= MAX_INT and -1 <= limit.hard <= MAX_INT):
@@ -168,11 +167,11 @@ def _mount_problems(mounts: tuple[BindMount | TmpfsMount, ...]) -> Iterator[Prob
         elif target in ("/", "//"):
             yield "mounts", "a mount at / would hide the root file system; choose it with rootfs"
         elif target in seen:
-            yield "mounts", f"{reprlib.repr(target)} is mounted twice"
+            yield "mounts", f"{shown(target)} is mounted twice"
         seen.add(target)
         if isinstance(mount, BindMount):
             if not mount.source.startswith("/") or "\0" in mount.source:
-                yield "mounts", f"the source {reprlib.repr(mount.source)} is not an absolute path"
+                yield "mounts", f"the source {shown(mount.source)} is not an absolute path"
         else:
             if mount.size is not None and not 1 <= mount.size <= MAX_INT:
                 yield "mounts", f"the size {mount.size} is not between 1 and {MAX_INT}"
@@ -183,11 +182,11 @@ def _mount_problems(mounts: tuple[BindMount | TmpfsMount, ...]) -> Iterator[Prob
 def _path_problem(path: str) -> str | None:
     """What is wrong with a path in the container."""
     if "\0" in path:
-        return f"{reprlib.repr(path)} contains a NUL character"
+        return f"{shown(path)} contains a NUL character"
     if not path.startswith("/"):
-        return f"{reprlib.repr(path)} is not an absolute path"
+        return f"{shown(path)} is not an absolute path"
     if ".." in path.split("/"):
-        return f"{reprlib.repr(path)} contains '..'"
+        return f"{shown(path)} contains '..'"
     return None
 
 

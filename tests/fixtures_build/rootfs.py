@@ -8,7 +8,6 @@ As a script it builds those that are absent and prints their paths:
 Everything comes from the package sources of the machine it runs on, through mmdebstrap.
 """
 
-import argparse
 import fcntl
 import hashlib
 import io
@@ -108,8 +107,11 @@ def _run(argv: Sequence[str | Path], *, stdin: bytes = b"") -> bytes:
 
 
 def _mmdebstrap(target: Path, *options: str) -> None:
+    # What it mounts on the tree is gone when it is, even if it was killed. Without privileges it sees to that itself.
+    private = ["unshare", "--mount"] if os.geteuid() == 0 else []
     _run(
         [
+            *private,
             "mmdebstrap",
             "--variant=minbase",
             "--skip=output/dev",
@@ -230,9 +232,10 @@ BUILDERS = {"debian": debian_tarball, "busybox": busybox_tarball, "machine": mac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tree", nargs="*", choices=BUILDERS, default=list(BUILDERS))
-    for tree in parser.parse_args().tree:
+    trees = sys.argv[1:] or list(BUILDERS)
+    if not BUILDERS.keys() >= set(trees):
+        sys.exit(__doc__)
+    for tree in trees:
         try:
             print(BUILDERS[tree](cache_directory()))
         except Unavailable as reason:

@@ -480,7 +480,15 @@ def _sparse_map(regions: bytes, data: bytes) -> bytes:
     return member(b"a", b"0", data, pax={b"GNU.sparse.map": regions, b"GNU.sparse.size": b"9"})
 
 
+def _sparse_backwards(_: bytes) -> bytes:
+    """Return an archive with a sparse file that has a region of negative length."""
+    table = b"".join(number(value, 12) for value in (10, -5, 5, 7, 0, 0, 0, 0))
+    header = block(b"a", b"S", size=2, magic=b"ustar  \0", rest=bytes(41) + table + b"\0" + number(20, 12))
+    return archive(header + padded(b"xx"))
+
+
 BROKEN = [
+    Hostile("sparse-backwards", _sparse_backwards, "a: the sparse map is not in order"),
     Hostile("extension-huge", _fixed(block(b"x", b"x", size=2**33)), "8589934592 bytes is longer"),
     Hostile("long-name-huge", _fixed(block(b"x", b"L", size=2**33)), "8589934592 bytes is longer"),
     Hostile("extensions-many", _fixed(_extensions(17), file(b"a")), "more than 16 extension"),

@@ -320,6 +320,13 @@ def test_paths_longer_than_path_max(place: Place) -> None:
     shutil.rmtree(place.dest)
 
 
+def test_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    for last in (file(b"x/y/z"), file(b"x/y/z/.."), hard_link(b"d/e/f", b"a/b/c"), hard_link(b"b", b"a")):
+        with _quick(tmp_path, archive(file(b"a/b/c"), last)):
+            assert os.listdir("/proc/self/fd") == before
+
+
 def test_destination_must_be_empty(place: Place) -> None:
     (place.dest / "x").touch()
     assert "the directory is not empty" in place.fails(archive(file(b"a")))
@@ -744,8 +751,11 @@ class _Quick:
         return None
 
     def __exit__(self, *_: object) -> None:
-        for folder, _folders, _files in os.walk(self._dest):
-            os.chmod(folder, 0o700)
+        self._dest.chmod(0o700)
+        for folder, folders, _files in os.walk(self._dest):
+            for path in (Path(folder, name) for name in folders):
+                if not path.is_symlink():
+                    path.chmod(0o700)
         shutil.rmtree(self._dest)
 
 

@@ -211,15 +211,11 @@ def _enable(parent: str, controllers: frozenset[str]) -> None:
     """
     path, value = f"{parent}/cgroup.subtree_control", ""
     try:
-        value = " ".join(f"+{name}" for name in sorted(controllers - set(files.read(path).split())))
-        if not value:
-            return
-        try:
-            files.write(path, value)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
+        enabled = set(files.read(path).split())
+        value = " ".join(f"+{name}" for name in sorted(controllers - enabled))
+        if value or enabled:
             _vacate(parent)
+        if value:
             files.write(path, value)
     except OSError as error:
         remedy = "start it in a cgroup of its own: systemd-run [--user] --scope -p Delegate=yes"
@@ -228,23 +224,27 @@ def _enable(parent: str, controllers: frozenset[str]) -> None:
 
 def _vacate(parent: str) -> None:
     """
-    Move the processes of a delegated cgroup into a leaf below it.
+    Move the processes of a cgroup whose children are to have controllers into a leaf below it.
 
-    A cgroup whose children have controllers may have no processes of its own (cgroup-v2.rst, "No
-    Internal Process Constraint"), except for the root of the hierarchy, which is why this is tried
-    only after EBUSY. All are moved, not only the supervisor: one that stays is enough for another
-    EBUSY, and what was delegated is ours to arrange. It takes 8 to 16 ms a process, once.
+    Such a cgroup may have no processes of its own (cgroup-v2.rst, "No Internal Process Constraint"
+    and "Threads"), or to enable a controller is refused with EBUSY. It is not refused if all are
+    like pids and cpu, which can be had by threads: then the children become `domain invalid`, and
+    nothing can join them. All processes are moved, not only the supervisor's: one that stays is
+    enough, and what was delegated is ours to arrange. It takes 8 to 16 ms a process, once.
     """
+    if not os.path.exists(f"{parent}/cgroup.type"):
+        return  # The root of the hierarchy, which may have both.
     leaf = f"{parent}/{_LEAF}"
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(leaf)
     for _ in range(_PASSES):
-        pids = [pid for pid in files.read(f"{parent}/cgroup.procs").split() if pid != "0"]
+        pids = files.read(f"{parent}/cgroup.procs").split()
         if not pids:
             return
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(leaf)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 files.write(f"{leaf}/cgroup.procs", pid)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), parent)
 
 
 @attrs.frozen

@@ -5,6 +5,7 @@ The supervisor's side of the Python launcher: starts it, talks to it, replaces i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -62,7 +63,7 @@ class PythonLauncher(Launcher):
             task_status.started()
             await trio.lowlevel.wait_readable(pidfd)
         finally:
-            self._ready = trio.Event()
+            self._not_ready()
             self._control.close()
             with trio.CancelScope(shield=True):
                 await reap(pidfd)  # which ends when its control socket closes, and it has cleaned up
@@ -87,6 +88,7 @@ class PythonLauncher(Launcher):
             if launched := await self._try_launch(plan, stdio):
                 self._deaths = 0
                 return launched
+            self._not_ready()
         raise LaunchError("the launcher process died while it was asked to start a container")
 
     async def remember(self, trace: Trace) -> None:
@@ -99,48 +101,49 @@ class PythonLauncher(Launcher):
         self._traces.remove(trace)
         await self._notify({"forget": [trace.kind, trace.path]})
 
-    async def _notify(self, message: dict[str, Any]) -> None:
+    def _not_ready(self) -> None:
+        # Never replaced while somebody may wait for it.
+        if self._ready.is_set():
+            self._ready = trio.Event()
+
+    async def _notify(self, message: dict[str, Any], *descriptors: int) -> None:
         # A launcher that is dead needs no news: the next one gets all of it in `_hand_over`.
-        if self._control is not None and self._control.fileno() != -1:
-            with contextlib.suppress(OSError):
-                await self._control.send(wire.encode(message))
+        with contextlib.suppress(OSError, trio.ClosedResourceError):
+            await self._send(message, descriptors)
 
     async def _hand_over(self) -> None:
-        for pidfd in self._pidfds:
-            await self._send({"adopt": True}, (pidfd,))
-        for trace in self._traces:
+        for pidfd in list(self._pidfds):
+            await self._notify({"adopt": True}, pidfd)
+        for trace in list(self._traces):
             await self._notify({"remember": [trace.kind, trace.path]})
 
     async def _send(self, message: dict[str, Any], descriptors: tuple[int, ...]) -> None:
-        assert self._control is not None
+        if self._control is None or self._control.fileno() == -1:
+            raise BrokenPipeError
         rights = struct.pack(f"={len(descriptors)}i", *descriptors)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         await self._control.sendmsg([wire.encode(message)], ancillary)
 
     async def _try_launch(self, plan: Plan, stdio: tuple[int, int, int]) -> Launched | None:
         """One attempt; None if the launcher died before it had cloned."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        status = trio.socket.from_stdlib_socket(ours)
-        plan_file = os.memfd_create("plan", os.MFD_CLOEXEC)
-        try:
-            # Names the sender of a message by its pid, should the launcher die before it could.
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            with open(plan_file, "wb", closefd=False) as file:
-                file.write(plan.to_json().encode())
-            os.lseek(plan_file, 0, os.SEEK_SET)
-            with theirs:
-                await self._send({"launch": True}, (plan_file, theirs.fileno(), *stdio))
-            with trio.CancelScope(shield=True):
-                # A clone under way cannot be called back, only waited for; then it can be killed.
-                launched = await _first_message(status)
-        except OSError:
-            status.close()
-            return None
-        except BaseException:
-            status.close()
-            raise
-        finally:
-            os.close(plan_file)
+        with open(os.memfd_create("plan", os.MFD_CLOEXEC), "wb", buffering=0) as plan_file:
+            plan_file.write(plan.to_json().encode())
+            plan_file.seek(0)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            status = trio.socket.from_stdlib_socket(ours)
+            try:
+                with theirs:
+                    # Names the sender of a message by its pid, should the launcher die before it could.
+                    status.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                    await self._send({"launch": True}, (plan_file.fileno(), theirs.fileno(), *stdio))
+                with trio.CancelScope(shield=True):
+                    # A clone under way cannot be called back, only waited for; then it can be killed.
+                    launched = await _first_message(status)
+            except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
+                launched = None
+            except BaseException:
+                status.close()
+                raise
         if launched is None:
             status.close()
         return launched
@@ -191,6 +194,10 @@ async def _first_message(status: trio.socket.SocketType) -> Launched | None:
         return None
     if "failed" in message:
         raise launch_error(message["failed"], None)
+    if "pid" in message and not descriptors:  # there was no room for one
+        os.kill(message["pid"], signal.SIGKILL)
+        os.waitpid(message["pid"], 0)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     if "pid" in message:
         return Launched(message["pid"], descriptors[0], status)
     # The launcher died between clone and report, and this comes from the container: end it, and start another one.
@@ -209,7 +216,7 @@ def launch_error(failed: dict[str, Any], plan: Plan | None) -> LaunchError:
     if isinstance(step, int) and plan is not None:
         text, man = plan.steps[step].describe(), plan.steps[step].man
         return LaunchError(f"could not {text}: {_reason(failed)}; see {man}", step=text, errno=number)
-    texts = {"holder": "make the namespaces", "clone": "clone the first process"}
+    texts = {"holder": "make the namespaces", "clone": "clone the first process", "id maps": "write the id maps"}
     text = texts.get(step, str(step))
     return LaunchError(f"could not {text}: {_reason(failed)}", step=text, errno=number)
 

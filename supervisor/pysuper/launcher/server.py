@@ -14,7 +14,8 @@ import socket
 import stat
 import sys
 import time
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from pysuper import syscalls
 from pysuper.launcher import child, wire
@@ -98,6 +99,7 @@ class _Launcher:
         plan_file, status_descriptor, *stdio = descriptors
         status = socket.socket(fileno=status_descriptor)
         namespaces: dict[str, int] = {}
+        pidfd: int | None = None
         try:
             with open(plan_file, "rb") as file:
                 plan: dict[str, Any] = json.load(file)
@@ -105,14 +107,20 @@ class _Launcher:
             if plan["holder"]:
                 namespaces = _hold_namespaces(plan["holder"])
             step = "clone"
-            pid, pidfd = _clone(plan, status, stdio, namespaces)
-            self._pidfds.add(pidfd)
-            wire.send(status, {"pid": pid}, (pidfd,))
-            return pidfd
+            pid, pidfd, gate = _clone(plan, status, stdio, namespaces)
+            with gate:
+                self._pidfds.add(pidfd)
+                # From here on the supervisor can end the process, so whatever fails now is only to be told.
+                wire.send(status, {"pid": pid}, (pidfd,))
+                step = "id maps"
+                if plan["ids"]:
+                    _write_id_maps(pid, plan["ids"])
+                gate.write(b"go")
+                return pidfd
         except OSError as error:
             failed = {"step": step, "errno": error.errno, "message": error.strerror or str(error)}
             wire.tell(status, {"failed": failed})
-            return None
+            return pidfd
         finally:
             status.close()
             for descriptor in (*stdio, *namespaces.values()):
@@ -133,53 +141,67 @@ class _Launcher:
 def _hold_namespaces(holder: dict[str, Any]) -> dict[str, int]:
     """Make namespaces, owned by a new user namespace with these id maps; descriptors by name."""
     flags = sum(syscalls.NAMESPACE_FLAGS[name] for name in holder["namespaces"])
+    wait_here, gate = os.pipe()
     pid, pidfd = syscalls.clone3(flags)
     if pid == 0:
-        _wait_to_be_killed()
+        os.close(gate)
+        os.read(wait_here, 1)  # end of file: it was killed before, or the launcher is gone
+        os._exit(0)
     try:
         _write_id_maps(pid, holder["ids"])
         return {name: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in holder["namespaces"]}
     finally:
-        os.close(pidfd)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-
-
-def _wait_to_be_killed() -> NoReturn:
-    while True:
-        signal.pause()
+        for descriptor in (pidfd, wait_here, gate):
+            os.close(descriptor)
 
 
 def _clone(
     plan: dict[str, Any], status: socket.socket, stdio: list[int], namespaces: dict[str, int]
-) -> tuple[int, int]:
-    """Clone the first process, as a child of the supervisor; `(pid, pidfd)`."""
+) -> tuple[int, int, BinaryIO]:
+    """
+    Clone the first process, as a child of the supervisor.
+
+    Returns:
+        Its pid, its pidfd, and a gate at which it waits: a byte lets it run, end of file lets it exit.
+    """
     flags = syscalls.CLONE_PARENT
     flags |= sum(syscalls.NAMESPACE_FLAGS[name] for name in plan["clone"])
     cgroup = os.open(plan["cgroup"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan["cgroup"] else None
-    ids = plan["ids"]
-    mapped, map_it = os.pipe() if ids else (-1, -1)
-    # The id maps of a process that is not dumpable belong to host root, and could not be written by anybody else.
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1 if ids else 0)
+    wait_here, gate = os.pipe()
     try:
-        pid, pidfd = syscalls.clone3(flags, cgroup=cgroup)
-        if pid == 0:
-            if ids:
-                os.close(map_it)
-                os.read(mapped, 1)
-            child.become_container(plan, status, stdio, namespaces, _owner(plan))
-        if ids:
-            try:
-                _write_id_maps(pid, ids)
-            except OSError:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                raise
-        return pid, pidfd
+        with _dumpable(bool(plan["ids"])):
+            pid, pidfd = syscalls.clone3(flags, cgroup=cgroup)
+            if pid == 0:
+                os.close(gate)
+                if os.read(wait_here, 1):
+                    child.become_container(plan, status, stdio, namespaces, _owner(plan))
+                # Whoever sent this is told by the kernel; the launcher, which knew it, has died.
+                wire.tell(status, {"orphaned": True})
+                os._exit(125)
+    except OSError:
+        os.close(gate)
+        raise
     finally:
+        os.close(wait_here)
+        if cgroup is not None:
+            os.close(cgroup)
+    return pid, pidfd, open(gate, "wb", buffering=0)
+
+
+@contextlib.contextmanager
+def _dumpable(needed: bool) -> Iterator[None]:
+    """
+    Be dumpable while a process is cloned whose id maps an ordinary user has to write.
+
+    The files in /proc of a process that is not dumpable belong to host root, proc(5).
+    """
+    if needed:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    yield
+    if needed:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-        for descriptor in (cgroup, mapped if ids else None, map_it if ids else None):
-            if descriptor is not None:
-                os.close(descriptor)
 
 
 def _owner(plan: dict[str, Any]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ To the launcher, on its control socket:
 To the supervisor, on the status socket of each container:
 
     {"pid": n}                  descriptor: the pidfd. From the launcher, all others from the container
+    {"orphaned": true}          the launcher died before it could send the pid
     {"barrier": name}           waits for any packet; the barrier "ready" comes last, before the command
     {"terminal": true}          descriptor: the master of the pseudo-terminal
     {"failed": {"step": index | "clone" | "holder" | "execute", "errno": n | null, "message": text}}
