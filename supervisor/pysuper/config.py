@@ -221,4 +221,6 @@ def _driver(value: Any) -> DriverChoice:
     if not isinstance(value, dict):
         return DriverChoice.parse(typed(str, "a driver, such as v2, or a table")(value))
     options = dict(value)
-    return DriverChoice(string(options.pop("driver", None)), options)
+    if "driver" not in options:
+        raise ValueError("needs driver, its name")
+    return DriverChoice(string(options.pop("driver")), options)

@@ -119,7 +119,7 @@ class FileHolds(Check):
     content: str
 
     def describe(self) -> str:
-        return f"{self.path} holds {self.content!r}"
+        return f"{self.path.replace('{pid}', 'PID')} holds {self.content!r}"
 
     def source(self, pid: int) -> str:
         return self.path.replace("{pid}", str(pid))

@@ -93,7 +93,7 @@ def read_file(path: str, parse: Parser) -> Any:
     except tomllib.TOMLDecodeError as error:
         message, _, place = str(error).partition(" (at ")
         found = re.match(r"line ([0-9]+)", place)
-        line = found[1] if found else text.count("\n") + 1  # "at end of document"
+        line = found[1] if found else text.removesuffix("\n").count("\n") + 1  # "at end of document"
         raise FileErrors([f"{path}:{line}: {message}"]) from error
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError(f"{path}: {error}") from error

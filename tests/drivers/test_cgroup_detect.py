@@ -263,19 +263,17 @@ def test_v2_works_in_a_delegated_cgroup_without_root(above: Path) -> None:
 
 
 @only("v2", "pids", "memory")
-def test_v2_makes_room_in_a_delegated_cgroup(above: Path) -> None:
+@pytest.mark.parametrize("limits", [{"pids_max": 5}, {"memory_max": 1 << 26}])
+def test_v2_makes_room_in_a_delegated_cgroup(above: Path, limits: dict[str, int]) -> None:
     """A cgroup whose children have controllers may have no processes of its own."""
     Path(v2_top(), "cgroup.subtree_control").write_text("+pids +memory")
     give_away(above)
-    for limits in ({"pids_max": 5}, {"memory_max": 1 << 26}):
-        seen = round_trip("V2Cgroup", before=enter(above), user=NOBODY, **limits)
-        assert (seen["detect"], seen.get("error")) == ([True, ""], None)
-        assert Path(seen["directories"][0]).parent == above
-        assert (
-            f"{seen['directories'][0]}/{next(iter(limits)).replace('_', '.')}" in seen["receipts"]
-        )
-        assert seen["own"] == f"0::/{above.name}/pysuper.supervisor\n"
-        assert seen["killed"] == -9
+    seen = round_trip("V2Cgroup", before=enter(above), user=NOBODY, **limits)
+    assert (seen["detect"], seen.get("error")) == ([True, ""], None)
+    assert Path(seen["directories"][0]).parent == above
+    assert f"{seen['directories'][0]}/{next(iter(limits)).replace('_', '.')}" in seen["receipts"]
+    assert seen["own"] == f"0::/{above.name}/pysuper.supervisor\n"
+    assert seen["killed"] == -9
 
 
 @only("v2")

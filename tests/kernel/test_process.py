@@ -57,6 +57,14 @@ async def test_what_cannot_be_executed_is_126(supervisor, spec, own_busybox) -> 
         assert caught.value.exit_code == 126
 
 
+@pytest.mark.parametrize("init", [True, False])
+async def test_no_signal_is_ignored_or_blocked(output, init) -> None:
+    found = await output("exec grep -E 'Sig(Ign|Blk)' /proc/self/status", init=init)
+    masks = {int(line.split()[1], 16) for line in found.splitlines()}
+    own = 0b11 << 31  # signals 32 and 33 are the C library's, which lets nobody change them, signal(7)
+    assert {mask & ~own for mask in masks} == {0}
+
+
 async def test_the_environment_is_clean(output, monkeypatch) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     found = (await output("env", environment={"GIVEN": "yes"})).splitlines()

@@ -56,6 +56,8 @@ _LEAF = "pysuper.supervisor"
 #: Passes over the processes, where each may find some that the last one did not see.
 _PASSES = 10
 
+_OWN = "start it in a cgroup of its own: systemd-run [--user] --scope -p Delegate=yes"
+
 
 class V2Cgroup(CgroupDriver):
     """Limits by cgroup v2."""
@@ -209,17 +211,13 @@ def _enable(parent: str, controllers: frozenset[str]) -> None:
     Raises:
         DriverError: The kernel refuses.
     """
-    path, value = f"{parent}/cgroup.subtree_control", ""
-    try:
-        enabled = set(files.read(path).split())
-        value = " ".join(f"+{name}" for name in sorted(controllers - enabled))
-        if value or enabled:
-            _vacate(parent)
-        if value:
-            files.write(path, value)
-    except OSError as error:
-        remedy = "start it in a cgroup of its own: systemd-run [--user] --scope -p Delegate=yes"
-        raise settings.unwritten("v2", path, value, error, remedy) from error
+    enabled = set(files.read(f"{parent}/cgroup.subtree_control").split())
+    missing = controllers - enabled
+    # Not at the root of the hierarchy, which has no type, and may have processes and controllers.
+    if (missing or enabled) and os.path.exists(f"{parent}/cgroup.type"):
+        _vacate(parent)
+    if missing:
+        _write(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
 
 
 def _vacate(parent: str) -> None:
@@ -232,8 +230,6 @@ def _vacate(parent: str) -> None:
     nothing can join them. All processes are moved, not only the supervisor's: one that stays is
     enough, and what was delegated is ours to arrange. It takes 8 to 16 ms a process, once.
     """
-    if not os.path.exists(f"{parent}/cgroup.type"):
-        return  # The root of the hierarchy, which may have both.
     leaf = f"{parent}/{_LEAF}"
     for _ in range(_PASSES):
         pids = files.read(f"{parent}/cgroup.procs").split()
@@ -242,9 +238,18 @@ def _vacate(parent: str) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(leaf)
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                files.write(f"{leaf}/cgroup.procs", pid)
-    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), parent)
+            _write(f"{leaf}/cgroup.procs", pid)
+    raise DriverError(f"cgroup v2: {parent} does not get empty of {', '.join(pids)}", remedy=_OWN)
+
+
+def _write(path: str, value: str) -> None:
+    """Write to a file of the cgroup above; of a process that is gone, it is gone, too."""
+    try:
+        files.write(path, value)
+    except ProcessLookupError:
+        pass
+    except OSError as error:
+        raise settings.unwritten("v2", path, value, error, _OWN) from error
 
 
 @attrs.frozen
@@ -267,13 +272,13 @@ class _V2(Cgroup):
             files.kill([self.directory])
 
     def freeze(self) -> None:
-        self._write("cgroup.freeze", "1")
+        self._freezer("1")
 
     def thaw(self) -> None:
-        self._write("cgroup.freeze", "0")
+        self._freezer("0")
 
-    def _write(self, file: str, value: str) -> None:
-        path = f"{self.directory}/{file}"
+    def _freezer(self, value: str) -> None:
+        path = f"{self.directory}/cgroup.freeze"
         try:
             files.write(path, value)
         except OSError as error:

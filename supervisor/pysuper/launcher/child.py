@@ -163,8 +163,8 @@ def _execute(command: dict[str, Any], argv: list[str], environment: dict[str, st
         raise OSError(error.errno, f"working directory {command['working_dir']}: {error.strerror}") from None
     if command["terminal"]:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
-        signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)  # an ignored signal stays ignored across execve(2)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     _search_and_execute(argv, environment)
 
