@@ -94,6 +94,8 @@ class Container:
             reason: For the exit record.
             stop_signal: Instead of `spec.stop_signal`.
         """
+        if self._outcome is not None:
+            return
         self._reason = self._reason or reason
         self._cgroup.thaw()
         self.send_signal(stop_signal or self.spec.stop_signal)
@@ -105,9 +107,10 @@ class Container:
             await self._exited.wait()
 
     def kill(self) -> None:
-        """Send SIGKILL to every process of the container, also to a frozen one."""
-        self.send_signal(signal.SIGKILL)
-        self._cgroup.kill()
+        """Send SIGKILL to every process of the container, also to a frozen one; nothing happens if it has ended."""
+        if self._outcome is None:
+            self.send_signal(signal.SIGKILL)
+            self._cgroup.kill()
 
     async def _watch(self) -> None:
         """Wait for the first process; shielded, since a process that was cloned has to be reaped."""

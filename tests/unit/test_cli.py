@@ -293,9 +293,9 @@ def test_help_imports_nothing_heavy(argv: list[str]) -> None:
 def test_the_help_of_run_has_every_option() -> None:
     text = pysuper_in_a_process("run", "--help").stdout
     options = (
-        "--name --rootfs --cgroup --network --share -e --env --env-file -v --mount --tmpfs -w -u -h --hostname -m --memory"
-        " --cpus --cpuset-cpus --pids-limit --ulimit --read-only --init -i -t --stop-signal --stop-timeout --timeout"
-        " --report --best-effort"
+        "--name --rootfs --cgroup --network --share -e --env --env-file -v --mount --tmpfs -w -u -h --hostname -m "
+        "--memory --cpus --cpuset-cpus --pids-limit --ulimit --read-only --init -i -t --stop-signal --stop-timeout --timeout "
+        "--report --best-effort"
     )
     assert [option for option in options.split() if option not in text] == []
 
@@ -327,7 +327,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     report = cli._Report(str(path))
     path.unlink()
     path.mkdir()
-    with pytest.raises(PysuperError, match="could not write the report .*: Is a directory"):
+    with pytest.raises(PysuperError, match=r"could not write the report .*: Is a directory"):
         report.write(record)
     assert os.listdir(tmp_path) == ["report.json"]
 

@@ -1,0 +1,73 @@
+"""The Python API, as its documentation promises it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+import trio
+
+import pysuper
+
+
+async def test_run_returns_record_and_output() -> None:
+    done = await pysuper.run(["echo", "hello"], capture_stdout=True)
+    assert (done.stdout, done.stderr, done.record.status) == (b"hello\n", None, 0)
+    assert done.record.receipts
+
+
+async def test_run_checks_the_exit_status_unless_told_otherwise() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        await pysuper.run(["sh", "-c", "echo said; exit 3"], capture_stdout=True)
+    assert (caught.value.returncode, caught.value.stdout) == (3, b"said\n")
+    assert (await pysuper.run(["sh", "-c", "exit 3"], check=False)).record.exit_code == 3
+
+
+async def test_an_error_is_raised_as_it_is_not_in_a_group() -> None:
+    with pytest.raises(pysuper.CommandNotFound):
+        await pysuper.run(["no-such-command"])
+
+
+async def test_leaving_the_supervisor_stops_what_still_runs(spec) -> None:
+    async with pysuper.open_supervisor() as supervisor:
+        container = await supervisor.start(spec("exec sleep 1000"))
+    assert (await container.wait()).reason == "stopped"
+
+
+async def test_cancelling_the_scope_ends_the_container(spec) -> None:
+    with trio.move_on_after(0.5) as scope:
+        async with pysuper.open_supervisor() as supervisor:
+            await (await supervisor.start(spec("sleep 1000"))).wait()
+    assert scope.cancelled_caught  # and `nothing_is_left` looks for the rest
+
+
+async def test_an_exception_in_the_block_ends_the_containers_and_is_raised(spec) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with pysuper.open_supervisor() as supervisor:
+            await supervisor.start(spec("exec sleep 1000"))
+            raise ZeroDivisionError
+
+
+async def test_many_containers_run_at_once(supervisor, spec) -> None:
+    begun = time.monotonic()
+    containers = [await supervisor.start(spec("sleep 0.5")) for _ in range(10)]
+    assert {(await container.wait()).exit_code for container in containers} == {0}
+    one_after_the_other = 10 * 0.5
+    assert time.monotonic() - begun < one_after_the_other
+
+
+async def test_a_container_that_ended_can_be_asked_and_signalled(supervisor, spec) -> None:
+    container = await supervisor.start(spec("exit 5"))
+    assert (await container.wait()).exit_code == 5
+    assert (await container.wait()).exit_code == 5
+    container.send_signal(15)
+    container.kill()
+    await container.stop()
+
+
+async def test_a_failed_start_hurts_no_other_container(supervisor, spec) -> None:
+    container = await supervisor.start(spec("sleep 0.3; exit 6"))
+    with pytest.raises(pysuper.CommandNotFound):
+        await supervisor.start(spec(command=("no-such-command",)))
+    assert (await container.wait()).exit_code == 6
