@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import attrs
+
 from pysuper import registry
 
 

@@ -61,7 +61,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = list(_HOME_OF)  # noqa: PLE0605 - computed, so that no name stands here twice
+__all__ = list(_HOME_OF)
 __version__ = "0.1.0"
 
 

@@ -43,7 +43,6 @@ class Container:
         pid: Of its first process, as the supervisor sees it.
         terminal: The master of its pseudo-terminal, closed when the container ends; None without one.
         receipts: What was promised and found in force.
-        warnings: What the user should know about this container, a line each.
     """
 
     def __init__(self, spec: ContainerSpec, plan: Plan, launched: Launched, cgroup: Cgroup) -> None:
@@ -52,7 +51,6 @@ class Container:
         self.pid = launched.pid
         self.terminal: int | None = None
         self.receipts: tuple[receipts.Receipt, ...] = ()
-        self.warnings: tuple[str, ...] = ()
         self._pidfd = launched.pidfd
         self._status = launched.status
         self._cgroup = cgroup
@@ -61,6 +59,11 @@ class Container:
         self._reason: str | None = None
         self._started_at = time.monotonic()
         self._outcome: ExitRecord | PysuperError | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know about this container, a line each."""
+        return self.plan.warnings
 
     @property
     def name(self) -> str:
@@ -186,7 +189,8 @@ class Container:
         code = os.waitstatus_to_exitcode(reaped.status if told is None else told)
         number = -code if code < 0 else None
         reason = "exited" if number is None else "signaled"
-        if number == signal.SIGKILL and counted.oom_kills:
+        # A shell whose command was killed exits with 128 and the signal.
+        if counted.oom_kills and signal.SIGKILL in (number, code - 128):
             reason = "oom"
         peak = counted.memory_peak
         return ExitRecord(

@@ -128,6 +128,7 @@ class Plan:
         steps: In order.
         command: What is executed at the end.
         checks: The receipts to take before it is.
+        warnings: What the user should know, a line each: what was left out, and what is no boundary.
     """
 
     id: str
@@ -138,6 +139,7 @@ class Plan:
     steps: tuple[steps.Step, ...]
     command: Command
     checks: tuple[receipts.Check, ...]
+    warnings: tuple[str, ...]
 
     def to_json(self) -> str:
         """The plan as the launcher reads it."""
@@ -161,6 +163,7 @@ class Plan:
             steps=tuple(steps.from_wire(step) for step in message["steps"]),
             command=Command(**command | {"argv": tuple(command["argv"])}),
             checks=tuple(receipts.from_wire(check) for check in message["checks"]),
+            warnings=tuple(message["warnings"]),
         )
 
     def describe(self) -> Iterable[str]:
@@ -173,6 +176,7 @@ class Plan:
             yield f"be born in the cgroup {self.cgroup}"
         yield from (step.describe() for step in self.steps)
         yield from (f"check: {check.describe()}" for check in self.checks)
+        yield from (f"warning: {warning}" for warning in self.warnings)
         if self.command.init:
             yield "stay as PID 1, reap orphans and run the command as a child"
         yield f"execute {' '.join(map(repr, self.command.argv)) or 'the login shell of the user'}"
@@ -203,6 +207,7 @@ class PlanBuilder:
         self._cgroup: str | None = None
         self._steps: list[tuple[Phase, steps.Step]] = []
         self._checks: list[receipts.Check] = []
+        self._warnings: list[str] = []
 
     def add(self, phase: Phase, *added: steps.Step) -> None:
         """Append steps to a phase."""
@@ -211,6 +216,10 @@ class PlanBuilder:
     def check(self, *checks: receipts.Check) -> None:
         """Promise something that is read back before the command runs."""
         self._checks.extend(checks)
+
+    def warn(self, text: str) -> None:
+        """Tell the user one thing about this container, in one line, when it starts."""
+        self._warnings.append(text)
 
     def namespace(self, name: str) -> None:
         """Give the container a namespace of its own; how it gets there follows from who owns it."""
@@ -270,4 +279,5 @@ class PlanBuilder:
             steps=tuple(step for _, step in ordered),
             command=command,
             checks=tuple(self._checks),
+            warnings=tuple(self._warnings),
         )

@@ -32,7 +32,6 @@ class Drivers:
     cgroup: CgroupDriver
     network: NetworkDriver
     namespaces: Mapping[str, NamespaceDriver]
-    warnings: tuple[str, ...] = ()
 
     def in_order(self) -> tuple[Driver, ...]:
         """In the order in which their host sides are entered."""
@@ -96,12 +95,12 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
     plan.add(Phase.SESSION, steps.Setsid(), steps.NewSessionKeyring())
     # First of all the id map, which decides how the others do their work.
     ordered = sorted(drivers.namespaces.items(), key=lambda item: item[0] != "user")
-    for _, driver in ordered[:1]:
+    namespaces = [driver for _, driver in ordered]
+    for driver in (*namespaces[:1], drivers.rootfs, drivers.cgroup, drivers.network, *namespaces[1:]):
         _contribute(driver, plan)
-    for driver in (drivers.rootfs, drivers.cgroup, drivers.network):
-        _contribute(driver, plan)
-    for _, driver in ordered[1:]:
-        _contribute(driver, plan)
+    for name in NAMESPACES:
+        if name not in drivers.namespaces:
+            plan.warn(f"the {name} namespace is the host's: in that respect the container is no boundary")
     if spec.read_only:
         plan.add(Phase.MASKS, steps.RootFlags(flags=("ro",)))
         plan.check(receipts.MountFlags(target="/", flags=("ro",)))

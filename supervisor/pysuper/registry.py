@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.metadata
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
 import cattrs
@@ -67,7 +67,7 @@ class Entry:
 @functools.cache
 def _installed() -> importlib.metadata.EntryPoints:
     """The entry points of all distributions, scanned once a process: 10 ms in an ordinary environment."""
-    return importlib.metadata.entry_points()
+    return cast("importlib.metadata.EntryPoints", importlib.metadata.entry_points())
 
 
 def _entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
@@ -144,7 +144,8 @@ def create(group: str, choice: DriverChoice, interface: type[D]) -> D:
         form = f"{choice.name}:{missing[0].upper()}" if missing == [cls.argument] else f"set {', '.join(missing)}"
         raise DriverError(f"the {kind} driver {choice.name!r} needs {', '.join(missing)}", remedy=f"write {form}")
     try:
-        options = _converter(cls.Options).structure(given, cls.Options)
+        # Most drivers have no options, and a converter takes longer to make than a container.
+        options = _converter(cls.Options).structure(given, cls.Options) if given else cls.Options()
     except Exception as error:
         problems = "; ".join(cattrs.transform_error(error, path="options"))
         raise DriverError(f"the {kind} driver {choice.name!r}: {problems}") from error
@@ -160,7 +161,6 @@ def create(group: str, choice: DriverChoice, interface: type[D]) -> D:
     return driver
 
 
-@functools.cache
 def _converter(options: type[Any]) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(
@@ -171,7 +171,7 @@ def _converter(options: type[Any]) -> cattrs.Converter:
 
 def detect_cgroup() -> tuple[str, str]:
     """The name of the cgroup driver that `auto` stands for here, and why not a better one."""
-    reasons = []
+    reasons: list[str] = []
     for name in _CGROUP_PREFERENCE:
         detection: Detection = load("pysuper.cgroup", name).detect()
         if detection.works:

@@ -30,6 +30,17 @@ from pysuper_plugins.cgroup.v2 import V2Cgroup
 #: In the name of every directory that these tests make; two test runs do not see each other's.
 PREFIX = f"test{os.getpid()}"
 MIB = 1 << 20
+
+FORK_BOMB = """
+import os
+print("ready", flush=True)
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+"""
+
 SOURCES = [str(Path(__file__).parents[2] / root) for root in ("supervisor", "plugins")]
 
 _DRIVERS: dict[str, type[CgroupDriver]] = {"v1": V1Cgroup, "v2": V2Cgroup}

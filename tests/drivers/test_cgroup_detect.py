@@ -11,9 +11,10 @@ from typing import Any
 
 import cgroup_machine
 import pytest
-from cgroup_machine import PREFIX, as_root, only, run_python
+from cgroup_machine import PREFIX, as_root, box, context, only, run_python
 
 from pysuper_plugins.cgroup.mounts import Hierarchy, hierarchies, parse
+from pysuper_plugins.cgroup.v1 import V1Cgroup
 
 pytestmark = as_root
 NOBODY = 65534
@@ -22,7 +23,7 @@ nothing_left = cgroup_machine.nothing_left
 #: Makes a container's cgroup with a process in it, kills that, and says what was seen.
 ROUND_TRIP = """
 import json, os, trio
-from cgroup_machine import box, context, first_line, left_behind
+from cgroup_machine import FORK_BOMB, box, context, first_line, left_behind
 from pysuper.errors import PysuperError
 from pysuper.receipts import take
 from pysuper_plugins.cgroup.v1 import V1Cgroup
@@ -179,6 +180,31 @@ def test_v1_names_the_controller_that_a_limit_needs(dropped: str, limits: dict[s
     assert f"{dropped} controller, which is not writable: the supervisor's" in seen["error"]
     seen = round_trip("V1Cgroup", before=f"umount {top}", best_effort=True, **limits)
     assert seen["killed"] == -9
+
+
+BOMB = """
+async def bomb():
+    async with box(V1Cgroup, context(pids_max=100)) as it:
+        it.say(FORK_BOMB)
+        await trio.sleep(0.2)
+    print(left_behind())
+"""
+
+
+@only("v1", "pids", "freezer")
+def test_v1_ends_a_fork_bomb_that_it_cannot_freeze() -> None:
+    code = f"{ROUND_TRIP}{BOMB}\ntrio.run(bomb)"
+    done = run_python(code, before=f"umount {v1_tops()['freezer']}")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@only("v1", "pids", "devices")
+async def test_v1_guards_devices_only_for_root() -> None:
+    """The kernel lets nobody else write devices.deny."""
+    for privileged in (True, False):
+        async with box(V1Cgroup, context(privileged=privileged)) as it:
+            guarded = [c for c in it.plan.checks if "devices.list" in c.describe()]
+            assert len(guarded) == privileged
 
 
 @only("v1", "pids")

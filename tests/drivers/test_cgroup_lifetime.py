@@ -15,6 +15,7 @@ import cgroup_machine
 import pytest
 import trio
 from cgroup_machine import (
+    FORK_BOMB,
     as_root,
     box,
     context,
@@ -45,17 +46,11 @@ else:
 time.sleep(60)
 """
 
-FORK_BOMB = """
-import os
-print("ready", flush=True)
-while True:
-    try:
-        os.fork()
-    except OSError:
-        pass
-"""
-
 COUNT = "print('ready', flush=True)\nwhile True: pass"
+
+
+def nothing() -> None:
+    """Neither configures nor kills."""
 
 
 def alive(pid: int) -> bool:
@@ -248,7 +243,7 @@ async def test_any_write_that_fails_undoes_everything(driver: type[CgroupDriver]
         broken = [*wanted[:index], Setting(path=f"{paths[0]}/pids.mux", value="1")]
         configure = partial(settings.apply, "test", broken)
         with pytest.raises(DriverError, match=r"cannot write '1' to .*/pids\.mux: ENOENT"):
-            async with directories.made("test", paths, configure=configure, kill=int):
+            async with directories.made("test", paths, configure=configure, kill=nothing):
                 pytest.fail("it was made")
         assert left_behind() == []
 
@@ -276,7 +271,8 @@ async def test_what_outlives_sigkill_is_reported_within_a_bound() -> None:
     inside = above / "container"
     inside.mkdir(parents=True)
     with ExitStack() as stack:
-        stack.callback(lambda: (inside.rmdir(), above.rmdir()))
+        stack.callback(above.rmdir)
+        stack.callback(inside.rmdir)
         process = stack.enter_context(sleeper(str(inside)))
         (above / "freezer.state").write_text("FROZEN")
         stack.callback((above / "freezer.state").write_text, "THAWED")
@@ -300,7 +296,7 @@ async def test_waiting_for_the_stuck_blocks_nobody(driver: type[CgroupDriver]) -
     async with trio.open_nursery() as nursery:
         nursery.start_soon(others)
         with ExitStack() as stack, pytest.raises(StuckError, match=r"\d \(sleep, S \(sleeping\)\)"):
-            async with directories.made("test", [path], configure=int, kill=int):
+            async with directories.made("test", [path], configure=nothing, kill=nothing):
                 stack.callback(os.rmdir, path)
                 stack.enter_context(sleeper(path))
         nursery.cancel_scope.cancel()
@@ -319,7 +315,7 @@ async def test_cancellation_does_not_cut_the_end_short(driver: type[CgroupDriver
             files.kill([path])
 
     with ExitStack() as stack, trio.CancelScope() as scope:
-        async with directories.made("test", [path], configure=int, kill=kill_at_last):
+        async with directories.made("test", [path], configure=nothing, kill=kill_at_last):
             stack.enter_context(sleeper(path))
             scope.cancel()
             await trio.sleep_forever()

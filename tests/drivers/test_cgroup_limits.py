@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import attrs
 import cgroup_machine
@@ -172,7 +173,7 @@ async def test_reading_a_disk_takes_its_time(
 
 @each_driver("pids", "memory", "cpu", "cpuset", "io")
 async def test_every_promise_is_kept(driver: type[CgroupDriver]) -> None:
-    limits = {
+    limits: dict[str, Any] = {
         "pids_max": 7,
         # Not whole pages: the kernel rounds down, and the promise knows.
         "memory_max": 50 * MIB + 1,

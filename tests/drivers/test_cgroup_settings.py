@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cgroup_machine import MIB, context, plan_of, run_python
@@ -137,7 +138,7 @@ for controller in (memory.MEMORY_V1, memory.MEMORY_V2):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 @pytest.mark.parametrize("device", ["", "/dev/zram0 partition 1024 0 -2\n"], ids=["none", "some"])
 def test_swap_that_is_not_counted(tmp_path: Path, device: str) -> None:
-    """Promised to be absent, or refused if it is there; /proc/swaps is one that was mounted over."""
+    """Promised to be absent, or refused if it is there; another file is mounted on /proc/swaps."""
     (tmp_path / "cgroup.type").touch()
     (tmp_path / "swaps").write_text(SWAPS + device)
     done = run_python(
@@ -291,7 +292,7 @@ def test_best_effort_leaves_out_what_cannot_be_had_and_promises_the_rest() -> No
         "cpu": CPU_V2,
     }
     here = {"pids": "/a", "memory": "/b"}
-    limits = {"memory_max": MIB, "cpu_max": 1.0, "pids_max": 5}
+    limits: dict[str, Any] = {"memory_max": MIB, "cpu_max": 1.0, "pids_max": 5}
     strict, lenient = context(**limits).spec, context(best_effort=True, **limits).spec
     chosen = settings.choose(lenient, controllers, here, missing)  # type: ignore[arg-type]
     assert [check.path for check in settings.checks(chosen)] == ["/a/pids.max", "/b/first"]
@@ -315,7 +316,7 @@ async def test_without_a_cgroup_there_is_nothing_but_honesty() -> None:
 
 
 @pytest.mark.parametrize("limits", [{"pids_max": 5}, {"memory_max": MIB, "cpu_max": 1.0}])
-def test_without_a_cgroup_no_limit_can_be_had(limits: dict[str, object]) -> None:
+def test_without_a_cgroup_no_limit_can_be_had(limits: dict[str, Any]) -> None:
     names = ", ".join(limits)
     with pytest.raises(
         DriverError, match=f"cgroup none holds no limits, but there is {names}; use"

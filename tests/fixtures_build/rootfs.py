@@ -28,7 +28,7 @@ DOCUMENTATION = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*",
 # What the virtual machine has beyond Debian's minbase, and the kernel modules it loads when it boots.
 MACHINE_PACKAGES = ("busybox-static", "iproute2", "procps", "python3", "strace", "uidmap", "xz-utils", "zstd")
 MACHINE_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4", "overlay", "loop", "veth")
-MACHINE_DISK = "4G"  # sparse: room for what tests unpack
+DISK_SIZE = "4G"  # sparse: room for what tests unpack
 MACHINE_CACHE = "var/cache/pysuper-tests"  # PYSUPER_TEST_CACHE of the tests that run inside the machine
 
 # A changed recipe makes new trees: this file's text is part of their address.
@@ -82,6 +82,11 @@ def machine_directory(cache: Path) -> Path:
     return _cached(cache, "machine", build)
 
 
+def make_disk(image: Path, tree: Path) -> None:
+    """A disk image that holds a copy of `tree`; what its users own, they own there too."""
+    _run(["mkfs.ext4", "-q", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", tree, image, DISK_SIZE])
+
+
 def _cached(cache: Path, name: str, build: Callable[[Path], None]) -> Path:
     """`name` in the cache, after `build` made it if it was absent. Concurrent callers wait for one builder."""
     target = cache / RECIPE / name
@@ -98,8 +103,11 @@ def _cached(cache: Path, name: str, build: Callable[[Path], None]) -> Path:
 
 
 def _run(argv: Sequence[str | Path], *, stdin: bytes = b"") -> bytes:
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"  # mkfs is there, off most users' PATH
     try:
-        return subprocess.run(argv, input=stdin, capture_output=True, check=True).stdout
+        return subprocess.run(
+            argv, input=stdin, capture_output=True, check=True, env={**os.environ, "PATH": path}
+        ).stdout
     except FileNotFoundError:
         raise Unavailable(f"{argv[0]} is not installed (see tests/fixtures_build/debs.sh)") from None
     except subprocess.CalledProcessError as error:
@@ -219,13 +227,12 @@ def _make_root_disk(tarball: Path, image: Path, fixtures: Iterable[Path]) -> Non
         tree=$(mktemp --directory "$image.XXXXXX")
         trap 'rm -rf "$tree"' EXIT
         tar --extract --file "$tarball" --directory "$tree"
-        chmod 755 "$tree"
         mkdir --parents "$tree/dev" "$tree/$cache"
         cp "$@" "$tree/$cache"
         mkfs.ext4 -q -O ^has_journal -d "$tree" "$image" "$size"
     """
     guest_cache = f"{MACHINE_CACHE}/{RECIPE}"
-    _run([*as_root, "sh", "-c", script, "sh", tarball, image, MACHINE_DISK, guest_cache, *fixtures])
+    _run([*as_root, "sh", "-c", script, "sh", tarball, image, DISK_SIZE, guest_cache, *fixtures])
 
 
 BUILDERS = {"debian": debian_tarball, "busybox": busybox_tarball, "machine": machine_directory}

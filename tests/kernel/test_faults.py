@@ -56,9 +56,7 @@ def wait_until(condition, bound: float = 1.0) -> bool:
 @pytest.fixture
 def other_supervisor():
     """A supervisor process with two containers: the process and the pids of the containers."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, cgroup_driver()], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", SUPERVISOR, cgroup_driver()], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process, process.stdout:
         yield process, [int(process.stdout.readline()) for _ in range(2)]

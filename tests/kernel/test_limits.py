@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from machine import cgroup_driver
-from pysuper import DriverChoice, Limits, Rlimit
 
 import pysuper
+from machine import cgroup_driver
+from pysuper import DriverChoice, Limits, Rlimit
 
 needs_cgroup = pytest.mark.skipif(cgroup_driver() == "none", reason="no cgroup can be had here")
 
@@ -26,7 +26,7 @@ async def test_a_fork_bomb_stops_at_pids_max(supervisor, spec) -> None:
     assert record.pids_max_hits > 0
     assert os.path.exists(f"/proc/{quiet.pid}")
     promised = [receipt for receipt in record.receipts if receipt.source.endswith("pids.max")]
-    assert [("20", "20")] == [(receipt.expected, receipt.actual) for receipt in promised]
+    assert [(receipt.expected, receipt.actual) for receipt in promised] == [("20", "20")]
 
 
 @needs_cgroup
@@ -55,7 +55,7 @@ async def test_parallel_containers_never_share_a_limit(supervisor, spec) -> None
     for _ in range(2):
         script = "for i in $(seq 12); do sleep 1000 & done"
         records.append(await supervisor.start(spec(script, name="same", limits=Limits(pids_max=20))))
-    assert [0, 0] == [(await container.wait()).pids_max_hits for container in records]
+    assert [(await container.wait()).pids_max_hits for container in records] == [0, 0]
 
 
 @needs_cgroup

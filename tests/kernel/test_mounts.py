@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -28,7 +27,9 @@ async def test_the_hosts_kernel_files_cannot_be_written(output, path) -> None:
 
 
 async def test_masked_paths_say_nothing(output) -> None:
-    script = "cat /proc/keys /proc/timer_list /proc/interrupts 2>/dev/null | wc -c; ls /sys/firmware 2>/dev/null | wc -l"
+    script = (
+        "cat /proc/keys /proc/timer_list /proc/interrupts 2>/dev/null | wc -c; ls /sys/firmware 2>/dev/null | wc -l"
+    )
     assert (await output(script)).split() == ["0", "0"]
 
 

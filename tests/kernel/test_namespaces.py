@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from pysuper.spec import NAMESPACES
 
 import pysuper
+from pysuper.spec import NAMESPACES
 
 SHAREABLE = sorted(set(NAMESPACES) - {"mnt", "pid"})
 
@@ -22,7 +22,7 @@ async def test_a_container_has_a_namespace_of_every_kind(supervisor, spec, init)
     container = await supervisor.start(spec("exec sleep 60", init=init))
     ours = {name: inode(os.getpid(), name) for name in NAMESPACES}
     theirs = {name: inode(container.pid, name) for name in NAMESPACES}
-    assert [] == [name for name in NAMESPACES if ours[name] == theirs[name]]
+    assert [name for name in NAMESPACES if ours[name] == theirs[name]] == []
 
 
 @pytest.mark.parametrize("shared", SHAREABLE)
@@ -46,7 +46,7 @@ async def test_the_mount_namespace_cannot_be_shared(supervisor, spec) -> None:
 
 async def test_two_containers_share_no_namespace(supervisor, spec) -> None:
     one, two = [await supervisor.start(spec("exec sleep 60")) for _ in range(2)]
-    assert [] == [name for name in NAMESPACES if inode(one.pid, name) == inode(two.pid, name)]
+    assert [name for name in NAMESPACES if inode(one.pid, name) == inode(two.pid, name)] == []
 
 
 async def test_loopback_is_up_and_alone(output) -> None:
@@ -74,7 +74,7 @@ async def test_root_is_nobody_on_the_host(supervisor, spec) -> None:
     maps = [Path(f"/proc/{container.pid}/uid_map").read_text().split() for container in (one, two)]
     bases = {int(base) for _, base, _ in maps}
     assert len(bases) == 2
-    assert [["0", "65536"]] * 2 == [[inside, count] for inside, _, count in maps]
+    assert [[inside, count] for inside, _, count in maps] == [["0", "65536"]] * 2
     for container, (_, base, _) in zip((one, two), maps, strict=True):
         status = Path(f"/proc/{container.pid}/status").read_text()
         assert f"Uid:\t{base}\t{base}\t{base}\t{base}" in status

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from machine import children
 
 import pysuper
+from machine import children
 
 
 @pytest.mark.parametrize("init", [True, False])
@@ -76,7 +76,7 @@ async def test_the_environment_is_clean(output, monkeypatch) -> None:
 @pytest.mark.parametrize("init", [True, False])
 async def test_only_standard_descriptors_are_open(output, init) -> None:
     # The shell's glob opens one itself, for the time of the listing.
-    listed = (await output("for fd in /proc/self/fd/*; do readlink $fd || true; done; echo /proc/self/fd/*", init=init))
+    listed = await output("for fd in /proc/self/fd/*; do readlink $fd || true; done; echo /proc/self/fd/*", init=init)
     descriptors = {int(path.rpartition("/")[2]) for path in listed.splitlines()[-1].split()}
     assert {0, 1, 2} <= descriptors
     assert len(descriptors) <= 4
@@ -154,7 +154,7 @@ async def test_a_container_cannot_reach_the_inits_program(output) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has one id only")
 async def test_users_come_from_the_container(output, busybox) -> None:
     rootfs = pysuper.DriverChoice("dir", {"path": str(busybox)})
-    script = 'echo $(id -u) $(id -g) $(id -G) $HOME; grep CapEff /proc/self/status'
+    script = "echo $(id -u) $(id -g) $(id -G) $HOME; grep CapEff /proc/self/status"
     found = (await output(script, rootfs=rootfs, user="ada")).split()
     assert found == ["1000", "1000", "1000", "2000", "/home/ada", "CapEff:", "0000000000000000"]
     found = (await output(script, rootfs=rootfs, user="1000:2000")).split()

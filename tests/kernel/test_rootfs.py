@@ -83,7 +83,9 @@ async def test_a_changed_archive_is_unpacked_again(output, busybox, tmp_path) ->
 
 async def test_a_hostile_archive_is_refused_and_leaves_nothing(supervisor, spec, tmp_path) -> None:
     (tmp_path / "evil").write_text("owned")
-    subprocess.run(["tar", "-cPf", tmp_path / "a.tar", "-C", tmp_path, "--transform=s,^,../../../,", "evil"], check=True)
+    subprocess.run(
+        ["tar", "-cPf", tmp_path / "a.tar", "-C", tmp_path, "--transform=s,^,../../../,", "evil"], check=True
+    )
     with pytest.raises(pysuper.DriverError, match="evil"):
         await supervisor.start(spec(rootfs=pysuper.DriverChoice("tar", argument=str(tmp_path / "a.tar"))))
     assert not [name for name in os.listdir("/var/cache/pysuper/images") if name.startswith(".partial")]
@@ -165,6 +167,6 @@ async def test_the_double_chroot_breaks_out_of_chroot_but_not_of_pivot_root(outp
     )
     assert broken.stdout == "True\n"
     found = await output(
-        f'/usr/bin/python3 -c "$SCRIPT"', environment={"SCRIPT": script}, capabilities=("SYS_CHROOT", "DAC_OVERRIDE")
+        '/usr/bin/python3 -c "$SCRIPT"', environment={"SCRIPT": script}, capabilities=("SYS_CHROOT", "DAC_OVERRIDE")
     )
     assert found == "False\n"

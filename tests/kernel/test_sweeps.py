@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from machine import Snapshot, children
-from pysuper.container import Container
 
 import pysuper
+from machine import Snapshot, children
+from pysuper.container import Container
 
 
 class _CancelAt(trio.abc.Instrument):
@@ -59,11 +59,42 @@ async def test_cancellation_at_every_checkpoint_leaves_nothing(spec, init) -> No
 
 
 #: What the set-up of a container calls, beside what every process calls all the time.
-SYSCALLS = """
-    capset chown fchdir fsconfig fsmount fsopen fchmodat fchownat chroot clone3 keyctl mknodat mkdirat mount_setattr
-    move_mount open_tree openat2 pivot_root prctl sethostname setgroups setns setresgid setresuid setsid symlinkat
-    umount2 unshare dup2 fork clone chdir execve prlimit64
-""".split()
+SYSCALLS = [
+    "capset",
+    "chdir",
+    "chown",
+    "chroot",
+    "clone",
+    "clone3",
+    "dup2",
+    "execve",
+    "fchdir",
+    "fchmodat",
+    "fchownat",
+    "fork",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "keyctl",
+    "mkdirat",
+    "mknodat",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
+    "openat2",
+    "pivot_root",
+    "prctl",
+    "prlimit64",
+    "setgroups",
+    "sethostname",
+    "setns",
+    "setresgid",
+    "setresuid",
+    "setsid",
+    "symlinkat",
+    "umount2",
+    "unshare",
+]
 
 
 @contextmanager

@@ -294,8 +294,8 @@ def test_the_help_of_run_has_every_option() -> None:
     text = pysuper_in_a_process("run", "--help").stdout
     options = (
         "--name --rootfs --cgroup --network --share -e --env --env-file -v --mount --tmpfs -w -u -h --hostname -m "
-        "--memory --cpus --cpuset-cpus --pids-limit --ulimit --read-only --init -i -t --stop-signal --stop-timeout --timeout "
-        "--report --best-effort"
+        "--memory --cpus --cpuset-cpus --pids-limit --ulimit --read-only --init -i -t --stop-signal --stop-timeout "
+        "--timeout --report --best-effort"
     )
     assert [option for option in options.split() if option not in text] == []
 

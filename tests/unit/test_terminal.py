@@ -18,6 +18,7 @@ import pytest
 import trio
 import trio.lowlevel
 
+from pysuper import terminal
 from pysuper.terminal import Pipes, relay_terminal
 
 
@@ -95,6 +96,12 @@ def pipe() -> Iterator[Ends]:
     for fd in (read, write):
         with suppress(OSError):
             os.close(fd)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an end of file a drain would take longer than the test."""
+    monkeypatch.setattr(terminal, "_PATIENCE", 60.0)
 
 
 def never() -> None:
@@ -204,16 +211,12 @@ async def test_all_output_arrives_even_if_it_is_read_slowly_after_the_end(inner:
     assert received == written
 
 
-async def test_a_drain_ends_at_once_when_nobody_has_the_terminal_open(
-    user: Ends, inner: Ends, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_drain_ends_at_once_when_nobody_has_the_terminal_open(user: Ends, inner: Ends, patient: None) -> None:
     async with relay_terminal(inner.master, never, stdio=(user.slave,) * 3) as relay:
         os.write(inner.slave, b"last words")
         os.close(inner.slave)
-        before = trio.current_time()
-        with trio.fail_after(1):
+        with trio.fail_after(30):
             await relay.drain()
-        assert trio.current_time() - before < 0.5
     assert await user.read(user.master, has(b"words")) == b"last words"
 
 
@@ -289,7 +292,7 @@ async def test_what_is_no_terminal_is_given_as_it_is(user: Ends, pipe: Ends) -> 
         assert pipes.given[1] == pipe.master
 
 
-async def test_a_terminal_is_replaced_by_pipes_that_carry_the_bytes(user: Ends) -> None:
+async def test_a_terminal_is_replaced_by_pipes_that_carry_the_bytes(user: Ends, patient: None) -> None:
     with Pipes((user.slave,) * 3) as pipes:
         stdin, stdout, stderr = (os.dup(fd) for fd in pipes.given)  # as the container has them
         async with pipes.relay() as relay:
@@ -303,7 +306,7 @@ async def test_a_terminal_is_replaced_by_pipes_that_carry_the_bytes(user: Ends) 
             os.write(stdout, b"!")
             os.close(stdout)
             os.close(stderr)
-            with trio.fail_after(0.9):
+            with trio.fail_after(30):
                 await relay.drain()
             assert (await user.read(user.master, has(b"!"))).endswith(b"!")
         os.close(stdin)

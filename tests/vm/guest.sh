@@ -39,7 +39,7 @@ mkfifo /run/output
 cat /run/output >"$(echo /dev/vport*p1)" &
 code=0
 setsid --wait sh /run/command.sh </dev/null >/run/output 2>&1 || code=$?
-killall5 -9 || :
+killall5 -9 || : # it fails if nothing was left
 wait
 echo "$code" >"$(echo /dev/vport*p2)"
 busybox poweroff -f

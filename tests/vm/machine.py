@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for when this is run as a script
-from fixtures_build.rootfs import MACHINE_CACHE, Unavailable, cache_directory, machine_directory
+from fixtures_build.rootfs import MACHINE_CACHE, Unavailable, cache_directory, machine_directory, make_disk
 
 HERE = Path(__file__).resolve().parent
 KERNEL_ARGUMENTS = (
@@ -53,7 +53,7 @@ class Machine:
         if platform.machine() != "x86_64" or not shutil.which("qemu-system-x86_64"):
             raise Unavailable("this needs an x86-64 machine with qemu-system-x86_64")
         self._repo = repo.resolve()
-        self._venv = site_packages.resolve().parents[2]
+        self._venv = site_packages.absolute().parents[2]  # not resolved: scripts name it as it was made
         if not (self._venv / "pyvenv.cfg").exists():
             raise Unavailable(f"{site_packages} is not in a virtual environment")
         self._boot = machine_directory(cache)
@@ -63,8 +63,8 @@ class Machine:
             hidden = shutil.ignore_patterns(".*", "__pycache__")
             shutil.copytree(self._repo, copy, symlinks=True, ignore=hidden, dirs_exist_ok=True)
             compileall.compile_dir(copy, quiet=2, stripdir=copy, prependdir=str(self._repo))
-            _make_disk(self._disks / "repo.img", copy)
-        _make_disk(self._disks / "venv.img", self._venv)
+            make_disk(self._disks / "repo.img", Path(copy))
+        make_disk(self._disks / "venv.img", self._venv)
 
     def run(self, command: str, timeout: float, echo: IO[bytes] | None = None) -> Result:
         """Run a shell command as root in the repository; copy its output to `echo` as it comes.
@@ -151,11 +151,6 @@ class _Cpio:
 
     def _align(self) -> None:
         self._data += bytes(-len(self._data) % 4)
-
-
-def _make_disk(image: Path, tree: Path | str) -> None:
-    options = ("-O", "^has_journal", "-E", "root_owner=0:0")
-    subprocess.run(["mkfs.ext4", "-q", *options, "-d", tree, image, "4G"], check=True, stdout=subprocess.DEVNULL)
 
 
 def _read(pipe: IO[bytes], timeout: float, echo: IO[bytes] | None) -> tuple[str, bool]:

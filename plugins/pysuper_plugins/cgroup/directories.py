@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from pysuper.errors import DriverError, StuckError, describe_errno
+from pysuper.errors import StuckError
 from pysuper_plugins.cgroup import files
 
 __all__ = ["made", "remove"]
@@ -57,16 +57,11 @@ async def made(
 def _make(driver: str, directory: str) -> None:
     try:
         os.mkdir(directory, 0o755)
-    except FileExistsError as error:
-        raise DriverError(
-            f"cgroup {driver}: cannot make {directory}: {describe_errno(error.errno or 0)}",
-            remedy="a container of that id exists, or one was left behind: then rmdir it",
-        ) from error
     except OSError as error:
-        raise DriverError(
-            f"cgroup {driver}: cannot make {directory}: {describe_errno(error.errno or 0)}",
-            remedy="the directory above must be a cgroup that the supervisor may write to",
-        ) from error
+        remedy = "the directory above must be a cgroup that the supervisor may write to"
+        if isinstance(error, FileExistsError):
+            remedy = "a container of that id exists, or one was left behind: then rmdir it"
+        raise files.refused(driver, f"make {directory}", error, remedy) from error
 
 
 async def remove(driver: str, directories: Iterable[str], kill: Callable[[], None]) -> None:
@@ -106,7 +101,7 @@ def _removed(directory: str) -> bool:
 
 def _stuck(driver: str, directories: list[str]) -> StuckError:
     pids = files.processes(directories)
-    named = ", ".join(_describe(pid) for pid in pids) or "processes of another pid namespace"
+    named = ", ".join(_describe(pid) for pid in pids) or "nothing that is seen from here"
     return StuckError(
         f"cgroup {driver}: not gone {_BOUND:g} s after SIGKILL: {named}; "
         f"left behind: {', '.join(directories)}",

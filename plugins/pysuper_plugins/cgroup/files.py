@@ -1,4 +1,4 @@
-"""Reading and writing the files of a cgroup, and signalling the processes that they list."""
+"""Reading and writing the files of cgroups, and signalling the processes that they list."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 
-__all__ = ["kill", "processes", "read", "read_keyed", "read_number", "tree", "write"]
+from pysuper.errors import DriverError, describe_errno
+
+__all__ = ["kill", "processes", "read", "read_keyed", "read_number", "refused", "tree", "write"]
 
 #: A bound for `kill` where nothing can be frozen and processes fork faster than they are read.
 _PASSES = 10
@@ -28,6 +30,12 @@ def write(path: str, value: str) -> None:
         os.write(descriptor, value.encode())
     finally:
         os.close(descriptor)
+
+
+def refused(driver: str, what: str, error: OSError, remedy: str | None) -> DriverError:
+    """The error for something that the kernel refused to do."""
+    reason = describe_errno(error.errno or 0)
+    return DriverError(f"cgroup {driver}: cannot {what}: {reason}", remedy=remedy)
 
 
 def read(path: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 
-from pysuper.errors import DriverError, describe_errno
+from pysuper.errors import DriverError
 from pysuper.receipts import FileHolds
 from pysuper.spec import ContainerSpec, Limits
 from pysuper_plugins.cgroup import files
@@ -111,9 +111,6 @@ def unwritten(
     driver: str, path: str, value: str, error: OSError, remedy: str | None = None
 ) -> DriverError:
     """The error for a write that the kernel refused."""
-    reason = describe_errno(error.errno or 0)
     if isinstance(error, FileNotFoundError):
         remedy = "this kernel has no such file, or the directory is no cgroup: see cgroups(7)"
-    return DriverError(
-        f"cgroup {driver}: cannot write {value!r} to {path}: {reason}", remedy=remedy
-    )
+    return files.refused(driver, f"write {value!r} to {path}", error, remedy)

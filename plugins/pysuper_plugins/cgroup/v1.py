@@ -183,8 +183,8 @@ class _V1(Cgroup):
 
     def kill(self) -> None:
         """Between freeze and thaw: a frozen v1 cgroup holds SIGKILL back until it is thawed."""
-        with contextlib.suppress(DriverError):
-            self.freeze()
+        with contextlib.suppress(OSError):
+            files.write(self._file("freezer.state"), "FROZEN")
         files.kill(_unique(self.directories))
         # One by one, because a cgroup below that was frozen by itself stays so.
         for directory in files.tree(self.directories.get("freezer", os.devnull)):

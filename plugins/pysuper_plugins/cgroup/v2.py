@@ -12,7 +12,6 @@ Kernel: Documentation/admin-guide/cgroup-v2.rst; systemd: https://systemd.io/CGR
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -235,8 +234,12 @@ def _vacate(parent: str) -> None:
         pids = files.read(f"{parent}/cgroup.procs").split()
         if not pids:
             return
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(leaf)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise files.refused("v2", f"make {leaf}", error, _OWN) from error
         for pid in pids:
             _write(f"{leaf}/cgroup.procs", pid)
     raise DriverError(f"cgroup v2: {parent} does not get empty of {', '.join(pids)}", remedy=_OWN)

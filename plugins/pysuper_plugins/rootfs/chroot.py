@@ -23,3 +23,4 @@ class ChrootRootfs(DirectoryRootfs):
         if found := [name for name in _WAYS_OUT if name in plan.context.spec.capabilities]:
             raise DriverError(f"rootfs chroot cannot hold a container with {', '.join(found)}", remedy="use dir:PATH")
         super().contribute(plan)
+        plan.warn("rootfs chroot is no boundary: the host's root stays mounted; use dir:PATH")

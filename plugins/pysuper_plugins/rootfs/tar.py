@@ -17,8 +17,8 @@ import sys
 import sysconfig
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import attrs
 import trio
@@ -116,7 +116,7 @@ def _partial(context: Context) -> Path:
     return _cache() / f".partial-{context.id}"
 
 
-def _open(path: str) -> BinaryIO:
+def _open(path: str) -> BufferedReader:
     try:
         return open(path, "rb")
     except OSError as error:
@@ -134,7 +134,7 @@ def _image(path: str) -> Path:
             return _cache() / hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _known_digest(file: BinaryIO) -> Path:
+def _known_digest(file: BufferedReader) -> Path:
     """
     Where the digest of an archive is noted, for as long as the archive is not changed.
 

@@ -196,7 +196,7 @@ async def _first_message(status: trio.socket.SocketType) -> Launched | None:
         raise launch_error(message["failed"], None)
     if "pid" in message and not descriptors:  # there was no room for one
         os.kill(message["pid"], signal.SIGKILL)
-        os.waitpid(message["pid"], 0)
+        await trio.to_thread.run_sync(os.waitpid, message["pid"], 0)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     if "pid" in message:
         return Launched(message["pid"], descriptors[0], status)

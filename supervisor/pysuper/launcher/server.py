@@ -41,12 +41,13 @@ def main(control_descriptor: int) -> None:
             if message is None:
                 launcher.clean_up()
                 return
+            pidfd = None
             if "launch" in message:
                 pidfd = launcher.launch(descriptors)
             elif "adopt" in message:
                 pidfd = launcher.adopt(descriptors[0])
             else:
-                pidfd = launcher.keep_books(message)
+                launcher.keep_books(message)
             if pidfd is not None:
                 poll.register(pidfd, select.POLLIN)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import Snapshot, cgroup_driver
-from pysuper.supervisor import Supervisor, open_supervisor
 
 import pysuper
+from machine import Snapshot, cgroup_driver
+from pysuper.supervisor import Supervisor, open_supervisor
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
