@@ -26,6 +26,8 @@ _CLEANUP_BOUND = 5.0
 
 def main(control_descriptor: int) -> None:
     """Serve requests until the supervisor closes its end of the control socket, or dies."""
+    os.closerange(3, control_descriptor)
+    os.closerange(control_descriptor + 1, 1 << 20)
     _seal()
     control = socket.socket(fileno=control_descriptor)
     launcher = _Launcher()
