@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 setup: $(VENV)/.setup
 
 $(VENV)/.setup: pyproject.toml $(wildcard requirements-dev.txt)
-	tests/fixtures_build/debs.sh
+	-tests/fixtures_build/debs.sh
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable '.[dev]'
 	touch $(VENV)/.setup $(VENV)/.runtime

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,7 +42,6 @@ _CONTROLLERS = {
     "cpuset": "cpuset_cpus",
     "blkio": "io_max",
 }
-_SUBIDS = 65536
 
 
 @attrs.frozen(kw_only=True)
@@ -78,18 +75,10 @@ def _release() -> tuple[int, int]:
 def _user() -> Finding:
     if is_privileged():
         return Finding(subject="user", works=True, detail="root: every container has 65,536 ids of its own")
-    name = pwd.getpwuid(os.geteuid()).pw_name
-    granted = 0
-    for line in _read("/etc/subuid").splitlines():
-        owner, _, count = line.rpartition(":")
-        if owner.partition(":")[0] in (name, str(os.geteuid())) and count.isdecimal():
-            granted = max(granted, int(count))
-    works = granted >= _SUBIDS and shutil.which("newuidmap") is not None
     return Finding(
         subject="user",
-        works=works,
-        detail=f"{name}, without privileges: {granted:,} ids in /etc/subuid",
-        remedy=f"install newuidmap (package uidmap), and usermod --add-subuids 100000-165535 {name}",
+        works=True,
+        detail=f"{os.geteuid()}, without privileges: a container has one id, which is root inside",
     )
 
 

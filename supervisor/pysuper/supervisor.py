@@ -72,9 +72,7 @@ class Supervisor:
             number = error.errno or 0
             raise LaunchError(f"could not start {spec.name}: {describe_errno(number)}", errno=number) from error
 
-    async def _start(
-        self, spec: ContainerSpec, stdin: int | None, stdout: int | None, stderr: int | None
-    ) -> Container:
+    async def _start(self, spec: ContainerSpec, stdin: int | None, stdout: int | None, stderr: int | None) -> Container:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             given = (None, None, None) if spec.terminal else (stdin, stdout, stderr)

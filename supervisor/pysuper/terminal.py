@@ -125,19 +125,15 @@ def _copy_size(screen: int, master: int) -> None:
 
 async def _type(source: _Source, stream: FdStream) -> None:
     """Type what the user types."""
-    last = b"\n"
     try:
         while data := await source.read():
             await stream.send_all(data)
-            last = data[-1:]
         if os.isatty(source.fd):
             return  # hung up; SIGHUP tells the container
         # A terminal has no end of file, only a key that says so to whoever reads at this moment,
         # and that ends just the line when there is one. So it is typed again, until the command has
         # ended.
         delay = 0.1
-        if last != b"\n":
-            await stream.send_all(_end_of_file_key(stream.fileno()))
         while True:
             await stream.send_all(_end_of_file_key(stream.fileno()))
             await trio.sleep(delay)

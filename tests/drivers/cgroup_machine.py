@@ -85,9 +85,7 @@ def _lacking(version: str, controllers: tuple[str, ...]) -> str:
     return f"cgroup {version} has no {missing} here" if missing else ""
 
 
-def context(
-    *, name: str = "", privileged: bool = True, best_effort: bool = False, **limits: Any
-) -> Context:
+def context(*, name: str = "", privileged: bool = True, best_effort: bool = False, **limits: Any) -> Context:
     """A container's context, with an id of its own unless one is named."""
     spec = ContainerSpec(name="test", limits=Limits(**limits), best_effort=best_effort)
     number = name or str(next(_numbers))
@@ -98,19 +96,12 @@ def plan_of(driver: CgroupDriver, context: Context) -> Plan:
     """The plan of a container that has nothing but a cgroup."""
     builder = PlanBuilder(context)
     driver.contribute(builder)
-    return builder.build(
-        Command(argv=(), environment={}, working_dir="/", init=False, terminal=False)
-    )
+    return builder.build(Command(argv=(), environment={}, working_dir="/", init=False, terminal=False))
 
 
 def left_behind() -> list[str]:
     """Every cgroup of these tests that exists now, found by looking everywhere."""
-    return [
-        f"{path}/{name}"
-        for path, names, _ in os.walk("/sys/fs/cgroup")
-        for name in names
-        if PREFIX in name
-    ]
+    return [f"{path}/{name}" for path, names, _ in os.walk("/sys/fs/cgroup") for name in names if PREFIX in name]
 
 
 @pytest.fixture(autouse=True)

@@ -89,9 +89,7 @@ DOCKER = """\
 103 101 0:29 /docker/abc /sys/fs/cgroup/pids ro master:12 propagate_from:2 - cgroup cgroup rw,pids
 104 101 0:30 /docker/abc /sys/fs/cgroup/systemd ro - cgroup cgroup rw,xattr,name=systemd
 """
-DOCKER_OWN = (
-    "3:pids:/docker/abc/inner\n2:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n0::/x\n"
-)
+DOCKER_OWN = "3:pids:/docker/abc/inner\n2:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n0::/x\n"
 
 
 def test_a_hierarchy_is_found_below_the_root_of_its_mount() -> None:
@@ -133,12 +131,10 @@ def test_the_own_cgroup_below_a_mount(root: str, path: str, own: str | None) -> 
         assert found.version == (1 if fstype == "cgroup" else 2)
 
 
-def test_a_mount_point_is_unescaped_and_cannot_forge_a_line() -> None:
+def test_a_mount_point_is_read_as_the_kernel_escapes_it() -> None:
     """The kernel escapes a newline, but not all that Python takes for one."""
-    forged = "/x\x0c1\u20281 2 0:9 / /forged rw - cgroup2 none rw".replace(" ", "\\040")
-    text = "1 2 0:9 / /my\\040cgroups\\134 rw - cgroup2 none rw\n"
-    text += f"3 4 0:9 / {forged} rw - tmpfs none rw\n"
-    assert [found.top for found in parse(text, "0::/\n")] == ["/my cgroups\\"]
+    text = "1 2 0:9 / /my\\040own\\134\x0c\u2028cgroups rw - cgroup2 none rw\n"
+    assert [found.top for found in parse(text, "0::/\n")] == ["/my own\\\x0c\u2028cgroups"]
 
 
 def test_the_own_cgroup_is_where_the_kernel_lists_this_process() -> None:
@@ -167,9 +163,7 @@ def test_v1_works_with_any_set_of_hierarchies(dropped: str, how: str) -> None:
 
 
 @only("v1", "pids", "memory", "cpu")
-@pytest.mark.parametrize(
-    ("dropped", "limits"), [("pids", {"pids_max": 5}), ("memory", {"memory_max": 1 << 24})]
-)
+@pytest.mark.parametrize(("dropped", "limits"), [("pids", {"pids_max": 5}), ("memory", {"memory_max": 1 << 24})])
 def test_v1_names_the_controller_that_a_limit_needs(dropped: str, limits: dict[str, Any]) -> None:
     top = v1_tops()[dropped]
     name = next(iter(limits))
@@ -205,6 +199,8 @@ async def test_v1_guards_devices_only_for_root() -> None:
         async with box(V1Cgroup, context(privileged=privileged)) as it:
             guarded = [c for c in it.plan.checks if "devices.list" in c.describe()]
             assert len(guarded) == privileged
+            tops = {str(Path(directory).parent) for directory in it.directories}
+            assert privileged or v1_tops().get("devices") not in tops
 
 
 @only("v1", "pids")

@@ -104,6 +104,26 @@ async def test_a_fork_bomb_is_gone_at_the_end(driver: type[CgroupDriver]) -> Non
     assert time.monotonic() - begin < 1.5
 
 
+@each_driver("pids", "freezer")
+async def test_one_kill_is_enough_for_a_fork_bomb(driver: type[CgroupDriver]) -> None:
+    async with box(driver, context(pids_max=200)) as it:
+        it.say(FORK_BOMB)
+        await trio.sleep(0.2)
+        assert len(it.cgroup.processes()) > 20
+        it.cgroup.kill()
+        with trio.fail_after(2):
+            while it.cgroup.processes():
+                await trio.sleep(0.01)
+
+
+@each_driver()
+async def test_it_is_made_below_the_cgroup_of_the_supervisor(driver: type[CgroupDriver]) -> None:
+    """So that what limits the supervisor limits the container, too."""
+    for trace in driver(NoOptions()).traces(context()):
+        listed = Path(trace.path).parent.joinpath("cgroup.procs").read_text().split()
+        assert str(os.getpid()) in listed
+
+
 @each_driver()
 async def test_a_failure_inside_passes_through_and_all_is_gone(driver: type[CgroupDriver]) -> None:
     with pytest.raises(RuntimeError, match=r"^inside$"):

@@ -31,17 +31,13 @@ PAGE = os.sysconf("SC_PAGESIZE")
 UNLIMITED = (2**63 - 1) // PAGE * PAGE
 
 
-def written(
-    controller: Controller, directory: object = "/sys/box", **limits: object
-) -> list[tuple[str, str]]:
+def written(controller: Controller, directory: object = "/sys/box", **limits: object) -> list[tuple[str, str]]:
     """`(file, value)` of every write."""
     made = controller.settings(Limits(**limits), str(directory))  # type: ignore[arg-type]
     return [(Path(s.path).name, s.value) for s in made if s.value is not None]
 
 
-def promised(
-    controller: Controller, directory: object = "/sys/box", **limits: object
-) -> dict[str, str]:
+def promised(controller: Controller, directory: object = "/sys/box", **limits: object) -> dict[str, str]:
     """What each file will show."""
     made = controller.settings(Limits(**limits), str(directory))  # type: ignore[arg-type]
     return {Path(check.path).name: check.content for check in settings.checks(made)}
@@ -89,9 +85,7 @@ def test_memory_is_counted_in_whole_pages(memory: int, swap: int | None) -> None
         (10 * MIB, 2**70, UNLIMITED),
     ],
 )
-def test_v1_limits_the_sum_of_memory_and_swap(
-    parent: Path, memory: int, swap: int | None, both: int
-) -> None:
+def test_v1_limits_the_sum_of_memory_and_swap(parent: Path, memory: int, swap: int | None, both: int) -> None:
     limits = {"memory_max": memory, "memory_swap_max": swap}
     expected = [
         ("memory.limit_in_bytes", str(memory // PAGE * PAGE)),
@@ -109,9 +103,7 @@ def test_v1_limits_the_sum_of_memory_and_swap(
         (10 * MIB, 2**70, str(UNLIMITED), "max"),
     ],
 )
-def test_v2_limits_swap_by_itself(
-    parent: Path, memory: int | None, swap: int | None, value: str, shows: str
-) -> None:
+def test_v2_limits_swap_by_itself(parent: Path, memory: int | None, swap: int | None, value: str, shows: str) -> None:
     limits = {"memory_max": memory, "memory_swap_max": swap}
     assert written(MEMORY_V2, parent / "box", **limits)[-1] == ("memory.swap.max", value)
     assert promised(MEMORY_V2, parent / "box", **limits)["memory.swap.max"] == shows
@@ -204,9 +196,7 @@ def test_a_list_of_cores_is_as_short_as_can_be(cores: set[int]) -> None:
         assert int(last) + 1 < int(first)
 
 
-@pytest.mark.parametrize(
-    "text", ["", ",", "a", "-1", "2-1", "0-", "1.5", "0-1:1/2", "\u0661", "9" * 9, "0\n1"]
-)
+@pytest.mark.parametrize("text", ["", ",", "a", "-1", "2-1", "0-", "1.5", "0-1:1/2", "\u0661", "9" * 9, "0\n1"])
 def test_what_is_no_list_of_cores(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a list of cores"):
         parse_cores(text)
@@ -268,9 +258,7 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize(("controller", "limits", "message"), NONSENSE)
-def test_a_value_without_sense(
-    controller: Controller, limits: dict[str, object], message: str
-) -> None:
+def test_a_value_without_sense(controller: Controller, limits: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         written(controller, "/sys/box", **limits)
     assert caught.value.remedy
@@ -295,7 +283,8 @@ def test_best_effort_leaves_out_what_cannot_be_had_and_promises_the_rest() -> No
     limits: dict[str, Any] = {"memory_max": MIB, "cpu_max": 1.0, "pids_max": 5}
     strict, lenient = context(**limits).spec, context(best_effort=True, **limits).spec
     chosen = settings.choose(lenient, controllers, here, missing)  # type: ignore[arg-type]
-    assert [check.path for check in settings.checks(chosen)] == ["/a/pids.max", "/b/first"]
+    assert [check.path for check in settings.checks(chosen.settings)] == ["/a/pids.max", "/b/first"]
+    assert chosen.left_out == ("left out: refused", "left out: no cpu for cpu_max")
     with pytest.raises(DriverError, match=r"^refused$"):
         settings.choose(strict, controllers, here, missing)  # type: ignore[arg-type]
     with pytest.raises(DriverError, match=r"^no cpu for cpu_max$"):
@@ -318,9 +307,7 @@ async def test_without_a_cgroup_there_is_nothing_but_honesty() -> None:
 @pytest.mark.parametrize("limits", [{"pids_max": 5}, {"memory_max": MIB, "cpu_max": 1.0}])
 def test_without_a_cgroup_no_limit_can_be_had(limits: dict[str, Any]) -> None:
     names = ", ".join(limits)
-    with pytest.raises(
-        DriverError, match=f"cgroup none holds no limits, but there is {names}; use"
-    ):
+    with pytest.raises(DriverError, match=f"cgroup none holds no limits, but there is {names}; use"):
         plan_of(NoCgroup(NoOptions()), context(**limits))
     assert plan_of(NoCgroup(NoOptions()), context(best_effort=True, **limits)).checks == ()
 

@@ -102,7 +102,9 @@ def test_what_is_no_driver_is_refused(install: Install) -> None:
 
 
 def test_a_driver_of_another_kind_is_refused(install: Install) -> None:
-    install("from pysuper.drivers import RootfsDriver\nclass Bridge(RootfsDriver):\n    def contribute(self, plan): ...")
+    install(
+        "from pysuper.drivers import RootfsDriver\nclass Bridge(RootfsDriver):\n    def contribute(self, plan): ..."
+    )
     with pytest.raises(DriverError, match="is no NetworkDriver"):
         create(DriverChoice("bridge"))
 

@@ -224,6 +224,7 @@ async def test_a_drain_does_not_wait_for_a_process_that_stays(
     user: Ends, inner: Ends, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with relay_terminal(inner.master, never, stdio=(user.slave,) * 3) as relay:
+        await trio.sleep(1)
         with trio.fail_after(2):
             await relay.drain()
 
@@ -267,6 +268,27 @@ async def test_the_users_descriptors_stay_in_blocking_mode(user: Ends, inner: En
         async with pipes.relay():
             await trio.lowlevel.checkpoint()
             assert not fcntl.fcntl(user.slave, fcntl.F_GETFL) & os.O_NONBLOCK
+
+
+async def test_a_stdout_in_non_blocking_mode_gets_all_of_it(inner: Ends, pipe: Ends, patient: None) -> None:
+    """Some program before us may have set it, and every write may then take a part only."""
+    os.set_blocking(pipe.master, False)
+    null = os.open(os.devnull, os.O_RDONLY)
+    received = b""
+
+    async def read() -> None:
+        nonlocal received
+        received = await inner.read(pipe.slave, has(b"end"))
+
+    async with trio.open_nursery() as nursery:
+        async with relay_terminal(inner.master, never, stdio=(null, pipe.master, pipe.master)):
+            await trio.to_thread.run_sync(os.write, inner.slave, b"x" * 100_000 + b"end")
+            nursery.start_soon(read)
+            with trio.fail_after(30):
+                while not received:
+                    await trio.sleep(0.01)
+    os.close(null)
+    assert received == b"x" * 100_000 + b"end"
 
 
 async def test_nothing_stays_open(user: Ends, inner: Ends) -> None:

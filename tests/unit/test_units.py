@@ -50,6 +50,7 @@ def complaint_about(parse: Callable[[Any], object], value: object) -> str:
         ("1GiB", 2**30),
         ("1.5g", 3 * 2**29),
         ("0.5 k", 512),
+        ("1.125k", 1152),
         ("1.9b", 1),
         ("2T", 2**41),
         ("7E", 7 * 2**60),
@@ -162,7 +163,9 @@ def test_what_is_absurd_is_refused(parse: Callable[[Any], float]) -> None:
             parse(value)
 
 
-@pytest.mark.parametrize("value", [math.nan, "nan", "inf", "1e3", "-5", "", " ", "ten", "1_000", "٣", "5x", True, None])
+@pytest.mark.parametrize(
+    "value", [math.nan, "nan", "inf", "1e3", "-5", "", " ", "9" * 5000, "ten", "1_000", "٣", "5x", True, None]
+)
 @pytest.mark.parametrize("parse", PARSERS)
 def test_what_is_no_number_is_refused_with_an_example(parse: Callable[[Any], object], value: object) -> None:
     with pytest.raises(ValueError, match="such as"):
@@ -185,4 +188,4 @@ def test_infinity_is_too_large(parse: Callable[[Any], object]) -> None:
 def test_anything_else_is_one_short_printable_line(parse: Callable[[Any], object], value: object) -> None:
     complaint = complaint_about(parse, value)
     assert complaint.isprintable()
-    assert len(complaint) < 200
+    assert len(complaint) < 400

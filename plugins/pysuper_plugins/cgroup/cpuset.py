@@ -78,9 +78,7 @@ def parse_cores(text: str) -> set[int]:
         match = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise ConfigError(
-                f"{text!r} is not a list of cores", remedy="cpuset_cpus looks like 0-2,4"
-            )
+            raise ConfigError(f"{text!r} is not a list of cores", remedy="cpuset_cpus looks like 0-2,4")
         cores.update(range(first, last + 1))
     return cores
 

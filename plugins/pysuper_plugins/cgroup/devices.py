@@ -18,10 +18,7 @@ __all__ = ["DEVICES_V1"]
 
 # The nodes of the private /dev: null, zero, full, random, urandom, tty, console, ptmx and pts/*.
 # With `m`, because the container's own first process makes them, after it has joined.
-_ALLOWED = tuple(
-    f"c {number} rwm"
-    for number in ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2", "136:*")
-)
+_ALLOWED = tuple(f"c {number} rwm" for number in ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:1", "5:2", "136:*"))
 _REMEDY = "the cgroup above denies what every container needs: allow it there, or use --cgroup v2"
 
 

@@ -103,8 +103,7 @@ def _stuck(driver: str, directories: list[str]) -> StuckError:
     pids = files.processes(directories)
     named = ", ".join(_describe(pid) for pid in pids) or "nothing that is seen from here"
     return StuckError(
-        f"cgroup {driver}: not gone {_BOUND:g} s after SIGKILL: {named}; "
-        f"left behind: {', '.join(directories)}",
+        f"cgroup {driver}: not gone {_BOUND:g} s after SIGKILL: {named}; left behind: {', '.join(directories)}",
         remedy="thaw the cgroup above if it is frozen; rmdir them when the processes are gone",
     )
 

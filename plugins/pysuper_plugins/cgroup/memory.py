@@ -88,9 +88,7 @@ def _swap(limits: Limits) -> int | None:
     if limits.memory_swap_max is None:
         return None if limits.memory_max is None else 0
     if limits.memory_swap_max < 0:
-        raise ConfigError(
-            f"memory_swap_max is {limits.memory_swap_max}: less than 0", remedy=_REMEDY
-        )
+        raise ConfigError(f"memory_swap_max is {limits.memory_swap_max}: less than 0", remedy=_REMEDY)
     return _whole_pages(limits.memory_swap_max)
 
 

@@ -16,11 +16,15 @@ class NoCgroup(CgroupDriver):
 
     def contribute(self, plan: PlanBuilder) -> None:
         spec = plan.context.spec
-        if spec.limits.wanted and not spec.best_effort:
-            raise DriverError(
-                f"cgroup none holds no limits, but there is {', '.join(spec.limits.wanted)}",
-                remedy="use --cgroup auto, or leave the limits out",
-            )
+        if not spec.limits.wanted:
+            return
+        error = DriverError(
+            f"cgroup none holds no limits, but there is {', '.join(spec.limits.wanted)}",
+            remedy="pysuper doctor says what would, and why it does not work here",
+        )
+        if not spec.best_effort:
+            raise error
+        plan.warn(f"left out: {error}")
 
     @asynccontextmanager
     async def host(self, context: Context) -> AsyncIterator[Cgroup]:
@@ -37,9 +41,7 @@ class _None(Cgroup):
         pass
 
     def freeze(self) -> None:
-        raise DriverError(
-            "cgroup none cannot freeze a container", remedy="use --cgroup v1 or --cgroup v2"
-        )
+        raise DriverError("cgroup none cannot freeze a container", remedy="use --cgroup v1 or --cgroup v2")
 
     def thaw(self) -> None:
         pass

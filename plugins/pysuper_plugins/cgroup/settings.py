@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 
+from pysuper.drivers import PlanBuilder
 from pysuper.errors import DriverError
 from pysuper.receipts import FileHolds
 from pysuper.spec import ContainerSpec, Limits
 from pysuper_plugins.cgroup import files
 
-__all__ = ["Controller", "Setting", "apply", "checks", "choose", "unwritten"]
+__all__ = ["Choice", "Controller", "Setting", "apply", "checks", "choose", "promise", "unwritten"]
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +31,14 @@ class Setting:
     value: str | None
     shows: str | None = None
     remedy: str | None = None
+
+
+@attrs.frozen
+class Choice:
+    """The settings of a container, and why a limit was left out that was only wanted with best effort."""
+
+    settings: tuple[Setting, ...]
+    left_out: tuple[str, ...]
 
 
 @attrs.frozen
@@ -53,7 +62,7 @@ def choose(
     controllers: Mapping[str, Controller],
     directories: Mapping[str, str],
     missing: Callable[[str, str], DriverError],
-) -> tuple[Setting, ...]:
+) -> Choice:
     """
     The settings that hold the limits of a container.
 
@@ -69,6 +78,7 @@ def choose(
         ConfigError: A value has no sense.
     """
     chosen: list[Setting] = []
+    left_out: list[str] = []
     for name, controller in controllers.items():
         wanted = [limit for limit in controller.limits if limit in spec.limits.wanted]
         try:
@@ -78,10 +88,18 @@ def choose(
                     chosen.append(setting)  # noqa: PERF402
             elif wanted:
                 raise missing(name, ", ".join(wanted))
-        except DriverError:
+        except DriverError as error:
             if not spec.best_effort:
                 raise
-    return tuple(chosen)
+            left_out.append(f"left out: {error}")
+    return Choice(tuple(chosen), tuple(left_out))
+
+
+def promise(plan: PlanBuilder, choice: Choice) -> None:
+    """Let the plan check what was chosen, and say what was left out."""
+    plan.check(*checks(choice.settings))
+    for text in choice.left_out:
+        plan.warn(text)
 
 
 def checks(settings: Iterable[Setting]) -> Iterator[FileHolds]:
@@ -107,9 +125,7 @@ def apply(driver: str, settings: Iterable[Setting]) -> None:
             raise unwritten(driver, setting.path, setting.value, error, setting.remedy) from error
 
 
-def unwritten(
-    driver: str, path: str, value: str, error: OSError, remedy: str | None = None
-) -> DriverError:
+def unwritten(driver: str, path: str, value: str, error: OSError, remedy: str | None = None) -> DriverError:
     """The error for a write that the kernel refused."""
     if isinstance(error, FileNotFoundError):
         remedy = "this kernel has no such file, or the directory is no cgroup: see cgroups(7)"

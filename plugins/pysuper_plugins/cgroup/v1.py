@@ -36,7 +36,7 @@ from pysuper_plugins.cgroup.devices import DEVICES_V1
 from pysuper_plugins.cgroup.memory import MEMORY_V1
 from pysuper_plugins.cgroup.mounts import Hierarchy, hierarchies
 from pysuper_plugins.cgroup.pids import PIDS
-from pysuper_plugins.cgroup.settings import Controller, Setting
+from pysuper_plugins.cgroup.settings import Choice, Controller
 
 __all__ = ["V1Cgroup"]
 
@@ -73,7 +73,7 @@ class V1Cgroup(CgroupDriver):
         for directory in layout.unique:
             plan.add(Phase.CGROUP, JoinCgroup(path=f"{directory}/tasks"))
             plan.check(FileLists(path=f"{directory}/tasks"))
-        plan.check(*settings.checks(layout.settings))
+        settings.promise(plan, layout.choice)
 
     def traces(self, context: Context) -> tuple[Trace, ...]:
         return tuple(Trace("cgroup", directory) for directory in self._layout(context).unique)
@@ -85,7 +85,7 @@ class V1Cgroup(CgroupDriver):
         async with directories.made(
             "v1",
             layout.unique,
-            configure=lambda: settings.apply("v1", layout.settings),
+            configure=lambda: settings.apply("v1", layout.choice.settings),
             kill=cgroup.kill,
         ):
             yield cgroup
@@ -102,11 +102,11 @@ class _Layout:
     """
     Attributes:
         directories: Of the container, by controller; several controllers may share one.
-        settings: What is written there.
+        choice: What is written there.
     """
 
     directories: Mapping[str, str]
-    settings: tuple[Setting, ...]
+    choice: Choice
 
     @property
     def unique(self) -> tuple[str, ...]:
@@ -120,26 +120,23 @@ def _unique(directories: Mapping[str, str]) -> tuple[str, ...]:
 def _decide(context: Context) -> _Layout:
     """Everything that there will be, from the context and what is mounted."""
     wanted = {
-        name
-        for name, controller in _CONTROLLERS.items()
-        if set(controller.limits) & set(context.spec.limits.wanted)
+        name for name, controller in _CONTROLLERS.items() if set(controller.limits) & set(context.spec.limits.wanted)
     }
-    # devices.deny is for CAP_SYS_ADMIN only, and nobody else could make a device node anyway.
-    joined = wanted | (_ALWAYS if context.privileged else _ALWAYS - {"devices"})
     usable = [h for h in hierarchies() if h.version == 1 and _writable(h)]
     found = {
         name: f"{hierarchy.own}/pysuper.{context.id}"
         for hierarchy in usable
-        if hierarchy.controllers & joined
+        if hierarchy.controllers & (wanted | _ALWAYS)
         for name in sorted(hierarchy.controllers)
     }
+    if not context.privileged:
+        # devices.deny is for CAP_SYS_ADMIN only, and nobody else could make a device node anyway.
+        found.pop("devices", None)
     if not found:
         raise DriverError(
             "cgroup v1: no hierarchy is mounted and writable",
             remedy="use --cgroup v2 or --cgroup none",
         )
-    if not context.privileged:
-        found.pop("devices", None)
     return _Layout(found, settings.choose(context.spec, _CONTROLLERS, found, _missing))
 
 
@@ -167,9 +164,7 @@ def _missing(controller: str, limits: str) -> DriverError:
             where = hierarchy.own or f"outside of what is mounted at {hierarchy.top}"
             why = f"is not writable: the supervisor's cgroup is {where}"
             remedy = "run as root, or have that directory given to you"
-    return DriverError(
-        f"cgroup v1: {limits} needs the {controller} controller, which {why}", remedy=remedy
-    )
+    return DriverError(f"cgroup v1: {limits} needs the {controller} controller, which {why}", remedy=remedy)
 
 
 @attrs.frozen

@@ -37,7 +37,7 @@ from pysuper_plugins.cgroup.cpuset import CPUSET_V2
 from pysuper_plugins.cgroup.memory import MEMORY_V2
 from pysuper_plugins.cgroup.mounts import Hierarchy, hierarchies
 from pysuper_plugins.cgroup.pids import PIDS
-from pysuper_plugins.cgroup.settings import Controller, Setting
+from pysuper_plugins.cgroup.settings import Choice, Controller
 
 __all__ = ["V2Cgroup"]
 
@@ -79,7 +79,7 @@ class V2Cgroup(CgroupDriver):
         layout = self._layout(plan.context)
         plan.born_in_cgroup(layout.directory)
         plan.check(FileLists(path=f"{layout.directory}/cgroup.procs"))
-        plan.check(*settings.checks(layout.settings))
+        settings.promise(plan, layout.choice)
 
     def traces(self, context: Context) -> tuple[Trace, ...]:
         return (Trace("cgroup", self._layout(context).directory),)
@@ -92,7 +92,7 @@ class V2Cgroup(CgroupDriver):
         async with directories.made(
             "v2",
             [layout.directory],
-            configure=lambda: settings.apply("v2", layout.settings),
+            configure=lambda: settings.apply("v2", layout.choice.settings),
             kill=cgroup.kill,
         ):
             yield cgroup
@@ -109,7 +109,7 @@ class _Layout:
     """The directory of the container, and what is written there."""
 
     directory: str
-    settings: tuple[Setting, ...]
+    choice: Choice
 
     @property
     def parent(self) -> str:
@@ -118,7 +118,7 @@ class _Layout:
     @property
     def controllers(self) -> frozenset[str]:
         """Those that are needed. The kernel begins the name of each file with its controller's."""
-        written = (os.path.basename(s.path) for s in self.settings if s.value is not None)
+        written = (os.path.basename(s.path) for s in self.choice.settings if s.value is not None)
         return frozenset(name.partition(".")[0] for name in written)
 
 
@@ -196,9 +196,7 @@ def _missing(controller: str, limits: str) -> DriverError:
     for hierarchy in hierarchies():
         if v1 in hierarchy.controllers:
             why, remedy = f"is mounted as v1 at {hierarchy.top}", "use --cgroup v1"
-    return DriverError(
-        f"cgroup v2: {limits} needs the {controller} controller, which {why}", remedy=remedy
-    )
+    return DriverError(f"cgroup v2: {limits} needs the {controller} controller, which {why}", remedy=remedy)
 
 
 def _enable(parent: str, controllers: frozenset[str]) -> None:

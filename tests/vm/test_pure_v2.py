@@ -1,0 +1,56 @@
+"""
+The kernel tests once more, in a virtual machine with Debian's own kernel and a pure cgroup v2 tree.
+
+The processor is emulated, so this is a choice of them: what depends on the cgroup version, and what makes a container.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fixtures_build.rootfs import Unavailable, cache_directory
+from vm.machine import Machine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    try:
+        yield Machine(cache_directory(), ROOT, Path(sysconfig.get_path("purelib")))
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    "selection",
+    [
+        "tests/kernel/test_limits.py tests/kernel/test_namespaces.py",
+        "tests/kernel/test_mounts.py tests/kernel/test_rootless.py",
+        "tests/kernel/test_faults.py -k 'kill_9 or killing or frozen or orphans'",
+        "tests/drivers",
+    ],
+)
+def test_the_same_tests_pass_on_pure_cgroup_v2(machine: Machine, selection: str) -> None:
+    result = machine.run(f"pytest -q -p no:cacheprovider --timeout 600 {selection}", timeout=1200)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.timeout(600)
+def test_a_fork_bomb_stops_at_20_processes_on_a_debian_tarball_with_cgroup_v2(machine: Machine) -> None:
+    command = """
+        set -e
+        cat /sys/fs/cgroup/cgroup.controllers
+        bomb='for i in $(seq 60); do sleep 100 & done'
+        pysuper run --cgroup v2 --rootfs tar:"$(ls $PYSUPER_TEST_CACHE/*/debian.tar.gz)" --pids-limit 20 \
+            --report /tmp/report.json -- /bin/bash -c "$bomb" || true
+        python3 -c 'import json; print("hits", json.load(open("/tmp/report.json"))["pids_max_hits"])'
+    """
+    result = machine.run(command, timeout=400)
+    assert result.exit_code == 0, result.output
+    assert "pids" in result.output.splitlines()[0]
+    assert int(result.output.rsplit("hits ", 1)[1]) > 0
