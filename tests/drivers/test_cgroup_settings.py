@@ -307,7 +307,7 @@ async def test_without_a_cgroup_there_is_nothing_but_honesty() -> None:
 @pytest.mark.parametrize("limits", [{"pids_max": 5}, {"memory_max": MIB, "cpu_max": 1.0}])
 def test_without_a_cgroup_no_limit_can_be_had(limits: dict[str, Any]) -> None:
     names = ", ".join(limits)
-    with pytest.raises(DriverError, match=f"cgroup none holds no limits, but there is {names}; use"):
+    with pytest.raises(DriverError, match=f"cgroup none holds no limits, but there is {names}; pysuper doctor"):
         plan_of(NoCgroup(NoOptions()), context(**limits))
     assert plan_of(NoCgroup(NoOptions()), context(best_effort=True, **limits)).checks == ()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+
 from machine import cgroup_driver, children
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,7 @@ def pysuper(*arguments: str, **options: object) -> subprocess.CompletedProcess[s
     defaults: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60, "check": False}
     if "input" not in options:
         defaults["stdin"] = subprocess.DEVNULL
-    return subprocess.run([*PYSUPER, *arguments], **(defaults | options))  # type: ignore[call-overload,no-any-return]
+    return subprocess.run([*PYSUPER, *arguments], **(defaults | options))  # type: ignore  # noqa: PLW1510
 
 
 @pytest.fixture

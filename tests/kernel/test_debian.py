@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from fixtures_build.rootfs import Unavailable, cache_directory, debian_tarball
 from machine import cgroup_driver
 
@@ -67,6 +68,6 @@ def test_a_fork_bomb_stops_at_20_processes(debian: Path, tmp_path: Path) -> None
     assert "Resource temporarily unavailable" in result.stderr
     record = json.loads(report.read_text())
     assert record["pids_max_hits"] > 0
-    assert [["20", "20"]] == [
+    assert [
         [receipt["expected"], receipt["actual"]] for receipt in record["receipts"] if "pids.max" in receipt["source"]
-    ]
+    ] == [["20", "20"]]

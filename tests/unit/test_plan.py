@@ -7,6 +7,7 @@ import inspect
 import attrs
 import pytest
 from hypothesis import given, strategies as st
+
 from pysuper import steps
 from pysuper.launcher.execute import Executor
 from pysuper.plan import Plan

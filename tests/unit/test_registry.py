@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from pysuper import registry
 from pysuper.drivers import NetworkDriver
 from pysuper.errors import DriverError
@@ -152,7 +153,7 @@ def test_the_list_of_drivers_survives_broken_ones(install: Install) -> None:
 
 def test_every_built_in_driver_is_registered_and_loads() -> None:
     entries = registry.available()
-    assert [] == [entry for entry in entries if entry.error]
+    assert [entry for entry in entries if entry.error] == []
     assert {entry.group for entry in entries} == set(registry.GROUPS)
 
 

@@ -270,25 +270,30 @@ async def test_the_users_descriptors_stay_in_blocking_mode(user: Ends, inner: En
             assert not fcntl.fcntl(user.slave, fcntl.F_GETFL) & os.O_NONBLOCK
 
 
-async def test_a_stdout_in_non_blocking_mode_gets_all_of_it(inner: Ends, pipe: Ends, patient: None) -> None:
-    """Some program before us may have set it, and every write may then take a part only."""
+async def test_a_stdout_in_non_blocking_mode_gets_all_of_it(inner: Ends, pipe: Ends) -> None:
+    """Some program before us may have set it; then a write may take a part only."""
     os.set_blocking(pipe.master, False)
     null = os.open(os.devnull, os.O_RDONLY)
+    written = b"x" * 100_000 + b"end"
     received = b""
+    done = trio.Event()
 
     async def read() -> None:
         nonlocal received
+        await trio.sleep(0.2)  # until the pipe is full
         received = await inner.read(pipe.slave, has(b"end"))
+        done.set()
 
-    async with trio.open_nursery() as nursery:
-        async with relay_terminal(inner.master, never, stdio=(null, pipe.master, pipe.master)):
-            await trio.to_thread.run_sync(os.write, inner.slave, b"x" * 100_000 + b"end")
-            nursery.start_soon(read)
-            with trio.fail_after(30):
-                while not received:
-                    await trio.sleep(0.01)
+    async with (
+        trio.open_nursery() as nursery,
+        relay_terminal(inner.master, never, stdio=(null, pipe.master, pipe.master)),
+    ):
+        nursery.start_soon(read)
+        nursery.start_soon(trio.to_thread.run_sync, os.write, inner.slave, written)
+        with trio.fail_after(30):
+            await done.wait()
     os.close(null)
-    assert received == b"x" * 100_000 + b"end"
+    assert received == written
 
 
 async def test_nothing_stays_open(user: Ends, inner: Ends) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from fixtures_build.rootfs import Unavailable, cache_directory
 from vm.machine import Machine
 
