@@ -14,16 +14,17 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 import trio
 
 from pysuper import receipts, syscalls
-from pysuper.drivers import Cgroup, Launched, Launcher, Statistics
+from pysuper.drivers import Cgroup, Driver, Launched, Launcher, Statistics
 from pysuper.errors import CommandNotExecutable, CommandNotFound, LaunchError, PysuperError, StuckError
 from pysuper.launcher import wire
 from pysuper.launcher.client import launch_error, reap, receive
 from pysuper.plan import Context, Plan
-from pysuper.planning import Drivers
+from pysuper.planning import Drivers, blame
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec
 
@@ -143,7 +144,8 @@ class Container:
                     self._started_at = time.monotonic()
                 else:
                     for driver in drivers.in_order():
-                        await driver.at_barrier(message["barrier"], self.pid)
+                        with blame(driver):
+                            await driver.at_barrier(message["barrier"], self.pid)
                 await self._status.send(wire.encode({"go": True}))
 
     async def _run(self) -> None:
@@ -266,7 +268,7 @@ async def _host_side(context: Context, drivers: Drivers, launcher: Launcher) -> 
             for trace in driver.traces(context):
                 stack.push_async_callback(launcher.forget, trace)
                 await launcher.remember(trace)
-            entered = await stack.enter_async_context(driver.host(context))
+            entered = await _enter(stack, driver, context)
             if driver is drivers.cgroup:
                 cgroup = entered
         assert cgroup is not None
@@ -274,6 +276,20 @@ async def _host_side(context: Context, drivers: Drivers, launcher: Launcher) -> 
     finally:
         with trio.CancelScope(shield=True):
             await stack.aclose()
+
+
+async def _enter(stack: AsyncExitStack, driver: Driver, context: Context) -> Any:
+    """Enter one driver, and let the stack leave it; what goes wrong in either is the driver's."""
+    with blame(driver):
+        manager = driver.host(context)
+        entered = await manager.__aenter__()
+
+    async def leave() -> None:
+        with blame(driver):
+            await manager.__aexit__(None, None, None)
+
+    stack.push_async_callback(leave)
+    return entered
 
 
 def _execution_error(failed: dict[str, object]) -> LaunchError | None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import attrs
 
@@ -18,7 +19,7 @@ from pysuper.ids import IdRanges
 from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.spec import NAMESPACES, ContainerSpec, DriverChoice
 
-__all__ = ["Drivers", "build_plan", "choose_drivers", "is_privileged", "make_plan", "new_id"]
+__all__ = ["Drivers", "blame", "build_plan", "choose_drivers", "is_privileged", "make_plan", "new_id"]
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CAP_SYS_ADMIN = 21
@@ -97,7 +98,8 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
     ordered = sorted(drivers.namespaces.items(), key=lambda item: item[0] != "user")
     namespaces = [driver for _, driver in ordered]
     for driver in (*namespaces[:1], drivers.rootfs, drivers.cgroup, drivers.network, *namespaces[1:]):
-        _contribute(driver, plan)
+        with blame(driver):
+            driver.contribute(plan)
     for name in NAMESPACES:
         if name not in drivers.namespaces:
             plan.warn(f"the {name} namespace is the host's: in that respect the container is no boundary")
@@ -126,9 +128,11 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
     )
 
 
-def _contribute(driver: Driver, plan: PlanBuilder) -> None:
+@contextmanager
+def blame(driver: Driver) -> Iterator[None]:
+    """Whatever a driver raises that is no error of pysuper's becomes one that names the driver."""
     try:
-        driver.contribute(plan)
+        yield
     except PysuperError:
         raise
     except (Exception, SystemExit) as error:

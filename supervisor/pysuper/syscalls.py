@@ -228,7 +228,8 @@ def new_mount(fstype: str, options: dict[str, str | None], attributes: int) -> i
     context = _call("fsopen", os.fsencode(fstype), FSOPEN_CLOEXEC)
     try:
         try:
-            for key, value in options.items():
+            # "source" is what mount(8) lists in its first column.
+            for key, value in {"source": fstype, **options}.items():
                 if value is None:
                     _call("fsconfig", context, FSCONFIG_SET_FLAG, os.fsencode(key), None, 0)
                 else:

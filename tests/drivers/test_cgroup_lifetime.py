@@ -256,7 +256,7 @@ async def test_any_write_that_fails_undoes_everything(driver: type[CgroupDriver]
     it = context(pids_max=5, memory_max=1 << 30, cpu_max=1, cpuset_cpus="0")
     made = driver(NoOptions())
     async with made.host(it):
-        wanted = made._layout(it).settings  # type: ignore[attr-defined]
+        wanted = made._layout(it).choice.settings  # type: ignore[attr-defined]
     paths = [trace.path for trace in made.traces(it)]
     assert len(wanted) >= 6
     for index in range(len(wanted)):

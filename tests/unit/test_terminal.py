@@ -270,30 +270,16 @@ async def test_the_users_descriptors_stay_in_blocking_mode(user: Ends, inner: En
             assert not fcntl.fcntl(user.slave, fcntl.F_GETFL) & os.O_NONBLOCK
 
 
-async def test_a_stdout_in_non_blocking_mode_gets_all_of_it(inner: Ends, pipe: Ends) -> None:
+async def test_a_terminal_in_non_blocking_mode_gets_all_of_it(user: Ends) -> None:
     """Some program before us may have set it; then a write may take a part only."""
-    os.set_blocking(pipe.master, False)
-    null = os.open(os.devnull, os.O_RDONLY)
-    written = b"x" * 100_000 + b"end"
-    received = b""
-    done = trio.Event()
-
-    async def read() -> None:
-        nonlocal received
-        await trio.sleep(0.2)  # until the pipe is full
-        received = await inner.read(pipe.slave, has(b"end"))
-        done.set()
-
-    async with (
-        trio.open_nursery() as nursery,
-        relay_terminal(inner.master, never, stdio=(null, pipe.master, pipe.master)),
-    ):
-        nursery.start_soon(read)
-        nursery.start_soon(trio.to_thread.run_sync, os.write, inner.slave, written)
-        with trio.fail_after(30):
-            await done.wait()
-    os.close(null)
-    assert received == written
+    os.set_blocking(user.slave, False)
+    written = b"x" * 60_000 + b"end"
+    with Pipes((user.slave,) * 3) as pipes:
+        os.write(pipes.given[1], written)
+        async with pipes.relay():
+            await trio.sleep(0.2)  # until the terminal has no more room
+            with trio.fail_after(30):
+                assert await user.read(user.master, has(b"end")) == written
 
 
 async def test_nothing_stays_open(user: Ends, inner: Ends) -> None:

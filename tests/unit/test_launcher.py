@@ -1,0 +1,51 @@
+"""The launcher process is sealed: it imports nothing, and keeps nothing that it was not given."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pysuper.launcher import client
+
+SEALED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pysuper.launcher import server
+server._seal()
+try:
+    import colorsys
+except ImportError:
+    print("refused")
+"""
+
+
+def test_nothing_is_imported_once_the_launcher_is_sealed() -> None:
+    command = [sys.executable, "-I", "-S", "-c", SEALED, client._SOURCE_ROOT]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "refused\n"
+    open_one = SEALED.replace("server._seal()", "")
+    assert (
+        subprocess.run([*command[:4], open_one, command[-1]], capture_output=True, text=True, check=True).stdout == ""
+    )
+
+
+async def test_the_launcher_has_no_environment_and_no_descriptor_of_ours(monkeypatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    leaked = os.open("/", os.O_RDONLY)
+    os.set_inheritable(leaked, True)
+    pid, control = client._spawn()
+    pidfd = os.pidfd_open(pid)
+    try:
+        while b"pysuper-launcher" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            assert os.path.exists(f"/proc/{pid}")
+        if os.geteuid() == 0:
+            assert Path(f"/proc/{pid}/environ").read_bytes() == b""
+            descriptors = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+            assert descriptors <= {0, 1, 2, 3}
+        assert os.stat(f"/proc/{pid}/fd").st_uid == 0  # root's, whoever runs it: it is not dumpable
+    finally:
+        control.close()
+        await client.reap(pidfd)
+        os.close(pidfd)
+        os.close(leaked)
