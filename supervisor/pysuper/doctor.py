@@ -28,7 +28,6 @@ _IDMAPPED = {
     "erofs": (5, 19),
     "ext4": (5, 12),
     "f2fs": (5, 18),
-    "overlay": (6, 9),
     "squashfs": (6, 2),
     "tmpfs": (6, 3),
     "vfat": (5, 12),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -40,6 +41,23 @@ async def test_host_writes_vanish(output) -> None:
     before = sorted(os.listdir("/etc"))
     assert await output(script) == "x\n"
     assert before == sorted(os.listdir("/etc"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/loop-control"), reason="needs loop devices")
+def test_host_shows_partitions_of_its_own_copy_on_write(tmp_path) -> None:
+    """In a mount namespace of the test's own, where /srv is a disk."""
+    image = tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(20 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    inside = "cat /srv/file; echo changed > /srv/file; cat /srv/file; stat -c %u /srv/file"
+    script = f"""
+        mount -o loop {image} /srv && echo original > /srv/file &&
+        {sys.executable} -m pysuper run -- sh -c '{inside}' && cat /srv/file
+    """
+    command = ["unshare", "--mount", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    assert done.stdout.split() == ["original", "changed", "0", "original"]
 
 
 async def test_host_hides_homes_and_temporary_files(output, tmp_path) -> None:

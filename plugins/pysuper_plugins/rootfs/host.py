@@ -13,6 +13,8 @@ from pysuper.steps import Bind, Mount, Overlay, Symlink
 
 #: Path and mode of what is empty in the container.
 _HIDDEN = (("/home", "0755"), ("/root", "0700"), ("/run", "0755"), ("/tmp", "1777"))
+#: Where a partition of its own belongs to what the machine is, hier(7); elsewhere it is the user's to mount.
+_PARTS = ("/opt", "/srv", "/usr", "/var")
 _SYSTEM = ("/dev", "/proc", "/sys")
 
 
@@ -31,6 +33,9 @@ class HostRootfs(RootfsDriver):
     def contribute(self, plan: PlanBuilder) -> None:
         if plan.context.privileged:
             plan.add(Phase.ROOTFS, Overlay(source="/", target="/", idmap=plan.idmap))
+            # A layer is one file system: what is mounted below is not in it.
+            for path in _parts():
+                plan.add(Phase.ROOTFS, Overlay(source=path, target=path, idmap=plan.idmap))
         else:
             self._compose(plan)
         for path, mode in _HIDDEN:
@@ -49,20 +54,34 @@ class HostRootfs(RootfsDriver):
         """
         plan.add(Phase.ROOTFS, Mount(fstype="tmpfs", target="/", options={"mode": "0755"}))
         left_out = {*_SYSTEM, *(path for path, _ in _HIDDEN)}
-        mounted = _mount_points()
+        mounted = [path for path, _ in _mounts()]
         for entry in sorted(os.scandir("/"), key=lambda e: e.name):
             path = entry.path
             if entry.is_symlink():
                 plan.add(Phase.ROOTFS, Symlink(text=os.readlink(path), target=path))
             elif entry.is_dir() and path not in left_out and os.access(path, os.R_OK | os.X_OK):
-                if any(point == path or point.startswith(f"{path}/") for point in mounted):
+                if any(_is_below(point, path) for point in mounted):
                     # Its mounts are locked to it: it can be shown with them, and so not be a layer.
                     plan.add(Phase.ROOTFS, Bind(source=path, target=path, flags=("ro", "nosuid", "nodev")))
                 else:
                     plan.add(Phase.ROOTFS, Overlay(source=path, target=path, userxattr=True))
 
 
-def _mount_points() -> list[str]:
-    """Where something is mounted, proc_pid_mountinfo(5)."""
+def _mounts() -> list[tuple[str, str]]:
+    """`(mount point, type of the file system)` of every mount, proc_pid_mountinfo(5)."""
     with open("/proc/self/mountinfo", errors="surrogateescape") as file:
-        return [line.split()[4] for line in file]
+        halves = [line.split(" - ") for line in file]
+    return [(mount.split()[4], source.split()[0]) for mount, source in halves]
+
+
+def _parts() -> list[str]:
+    """The partitions that this machine's programs and data are spread over, outermost first."""
+    with open("/proc/filesystems") as file:
+        on_disk = {line.strip() for line in file if not line.startswith("nodev")}
+    return sorted(
+        {path for path, fstype in _mounts() if fstype in on_disk and any(_is_below(path, part) for part in _PARTS)}
+    )
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(f"{directory}/")
