@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
+import attrs
 import trio
 
 from pysuper.container import Container
@@ -19,7 +20,7 @@ from pysuper.errors import PysuperError
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec
 from pysuper.supervisor import open_supervisor
-from pysuper.terminal import Pipes, relay_terminal
+from pysuper.terminal import Pipes, relay_terminal, user_size
 
 __all__ = ["run"]
 
@@ -48,7 +49,8 @@ async def run(spec: ContainerSpec, *, warn: Callable[[str], None], report: Calla
     heeded = [n for n in (*_ENDING, *_PASSED_ON) if signal.getsignal(n) != signal.SIG_IGN]
     with trio.open_signal_receiver(*heeded) as signals:
         async with trio.open_nursery() as nursery:
-            foreground = _Foreground(spec, nursery)
+            # Told before the command runs, which may ask for it at once.
+            foreground = _Foreground(attrs.evolve(spec, terminal_size=user_size()), nursery)
 
             async def heed() -> None:
                 async for number in signals:

@@ -116,7 +116,8 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
         plan.check(receipts.ResourceLimit(resource=limit.name, soft=limit.soft, hard=limit.hard))
     _add_privileges(plan, spec)
     if spec.terminal:
-        plan.add(Phase.TERMINAL, steps.OpenTerminal())
+        rows, columns = spec.terminal_size or (0, 0)
+        plan.add(Phase.TERMINAL, steps.OpenTerminal(rows=rows, columns=columns))
     return plan.build(
         Command(
             argv=spec.command,

@@ -127,6 +127,7 @@ class ContainerSpec:
         capabilities: What the container's root may do, capabilities(7), without `CAP_`.
         init: PID 1 is a small reaper that runs the command as its child; otherwise the command is PID 1.
         terminal: The command gets a pseudo-terminal of its own.
+        terminal_size: Its rows and columns at the start; None is unknown, which the kernel writes as 0 and 0.
         stop_signal: What `stop` sends first; after `stop_timeout` seconds everything left is killed.
         timeout: Seconds after which a running container is stopped, or None.
         best_effort: A limit that cannot be had is left out with a warning instead of failing the start.
@@ -149,6 +150,7 @@ class ContainerSpec:
     hostname: str | None = None
     init: bool = True
     terminal: bool = False
+    terminal_size: tuple[int, int] | None = None
     stop_signal: int = 15
     stop_timeout: float = 10.0
     timeout: float | None = None

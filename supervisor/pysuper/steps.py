@@ -404,6 +404,8 @@ class NoNewPrivileges(Step):
 class OpenTerminal(Step):
     """Open a pseudo-terminal of the container's own devpts, send its master out, and make it descriptors 0 to 2."""
 
+    rows: int = 0
+    columns: int = 0
     man = "pts(4), ioctl_tty(2)"
 
     def describe(self) -> str:

@@ -29,7 +29,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import trio
 from trio.lowlevel import FdStream
 
-__all__ = ["Pipes", "Relay", "is_interactive", "raw_mode", "relay_terminal"]
+__all__ = ["Pipes", "Relay", "is_interactive", "raw_mode", "relay_terminal", "user_size"]
 
 _CHUNK = 65536
 #: For an end of file that does not come since a process outside of the container holds the other
@@ -42,6 +42,12 @@ _BACKLOG = 2**21
 def is_interactive() -> bool:
     """Whether stdin and stdout are terminals, and what is typed there is for us."""
     return os.isatty(0) and os.isatty(1) and not _in_background(0)
+
+
+def user_size() -> tuple[int, int] | None:
+    """The rows and columns of the user's terminal, if there is one."""
+    screen = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
+    return None if screen is None else termios.tcgetwinsize(screen)
 
 
 def _in_background(fd: int) -> bool:

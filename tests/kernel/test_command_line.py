@@ -53,6 +53,15 @@ def test_bash_is_interactive_without_any_flag(terminal: pexpect.spawn) -> None:
     assert settle(terminal) == 9
 
 
+def test_the_window_has_its_size_when_the_command_begins() -> None:
+    for _ in range(5):
+        process = pexpect.spawn(
+            sys.executable, ["-m", "pysuper", "run", "stty", "size"], dimensions=(31, 97), timeout=20
+        )
+        process.expect("31 97")
+        assert settle(process) == 0
+
+
 def test_the_window_size_follows(terminal: pexpect.spawn) -> None:
     terminal.setwinsize(25, 77)
     time.sleep(0.2)

@@ -15,6 +15,7 @@ import resource
 import socket
 import stat
 import struct
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -253,11 +254,12 @@ class Executor:
 
     # --- the rest ---
 
-    def open_terminal(self) -> None:
+    def open_terminal(self, rows: int, columns: int) -> None:
         master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
         # By descriptor, not by name: /dev/pts/N could have been mounted over, ioctl_tty(2).
         slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        termios.tcsetwinsize(slave, (rows, columns))
         wire.send(self._status, {"terminal": True}, (master,))
         os.close(master)
         for standard in (0, 1, 2):
