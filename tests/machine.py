@@ -12,6 +12,10 @@ import attrs
 from pysuper import registry
 
 
+#: How many times longer than on real hardware things may take; for emulated processors.
+PATIENCE = float(os.environ.get("PYSUPER_TEST_PATIENCE", "1"))
+
+
 @cache
 def cgroup_driver() -> str:
     """The cgroup driver that works here."""
@@ -56,7 +60,7 @@ class Snapshot:
     @classmethod
     def take_settled(cls, expected: Snapshot, bound: float = 1.0) -> Snapshot:
         """As it is now, or once it is as expected: within the second in which nothing may be left."""
-        deadline = time.monotonic() + bound
+        deadline = time.monotonic() + bound * PATIENCE
         while (now := cls.take()) != expected and time.monotonic() < deadline:
             time.sleep(0.01)
         return now

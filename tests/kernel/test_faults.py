@@ -16,7 +16,7 @@ import pytest
 import trio
 
 import pysuper
-from machine import cgroup_driver, cgroups, children
+from machine import PATIENCE, cgroup_driver, cgroups, children
 from pysuper.container import Container
 from pysuper.spec import Limits
 
@@ -47,7 +47,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_until(condition, bound: float = 1.0) -> bool:
-    deadline = time.monotonic() + bound
+    deadline = time.monotonic() + bound * PATIENCE
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
@@ -80,7 +80,7 @@ def test_kill_9_of_launcher_and_supervisor_one_after_the_other_leaves_nothing(ot
     (launcher,) = children(process.pid) - set(pids)
     os.kill(launcher, signal.SIGKILL)
     assert wait_until(lambda: len(children(process.pid) - set(pids) - {launcher}) == 1)
-    time.sleep(0.2)  # the new launcher is told what the old one knew
+    time.sleep(0.2 * PATIENCE)  # the new launcher is told what the old one knew
     everything = children(process.pid)
     assert all(alive(pid) for pid in pids)
     process.kill()
@@ -155,7 +155,7 @@ async def test_out_of_descriptors_is_an_error_and_leaves_nothing(supervisor, spe
 async def test_a_frozen_container_is_killed(supervisor, spec) -> None:
     container = await supervisor.start(spec("exec sleep 1000", stop_timeout=0.2))
     container._cgroup.freeze()
-    with trio.fail_after(5):
+    with trio.fail_after(5 * PATIENCE):
         await container.stop()
         await container.wait()
 
@@ -163,7 +163,7 @@ async def test_a_frozen_container_is_killed(supervisor, spec) -> None:
 @pytest.mark.skipif(cgroup_driver() == "none", reason="no cgroup can be had here")
 async def test_500_orphans_are_reaped(supervisor, spec) -> None:
     script = "for i in $(seq 500); do (sleep 0 &) ; done; " + "while set -- /proc/[0-9]*; [ $# -gt 6 ]; do :; done"
-    with trio.fail_after(60):
+    with trio.fail_after(60 * PATIENCE):
         container = await supervisor.start(spec(script, limits=Limits(pids_max=600)))
         assert (await container.wait()).exit_code == 0
 

@@ -37,7 +37,9 @@ def machine() -> Iterator[Machine]:
     ],
 )
 def test_the_same_tests_pass_on_pure_cgroup_v2(machine: Machine, selection: str) -> None:
-    result = machine.run(f"pytest -q -p no:cacheprovider --timeout 600 {selection}", timeout=1200)
+    result = machine.run(
+        f"PYSUPER_TEST_PATIENCE=20 pytest -q -p no:cacheprovider --timeout 600 {selection}", timeout=1200
+    )
     assert result.exit_code == 0, result.output
 
 
