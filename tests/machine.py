@@ -11,7 +11,6 @@ import attrs
 
 from pysuper import registry
 
-
 #: How many times longer than on real hardware things may take; for emulated processors.
 PATIENCE = float(os.environ.get("PYSUPER_TEST_PATIENCE", "1"))
 
