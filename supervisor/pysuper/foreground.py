@@ -2,12 +2,13 @@
 One container in the foreground: what a terminal, a script and systemd expect of a command.
 
 A signal that ends programs is passed on to the command as it is; then `stop_timeout` runs before
-everything in the container is killed. A second SIGINT kills at once. While there is no command to
+everything in the container is killed. A second SIGINT kills at once. If there is no command soon to
 pass it on to, a signal cancels the start; when it has ended, the wait for a reader of its output.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,8 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds for the reader of the last output, once the user wants it to end.
 _HURRY = 1.0
+#: Seconds for a start under way to become a command that a signal can be passed on to.
+_START_GRACE = 0.3
 
 
 async def run(spec: ContainerSpec, *, warn: Callable[[str], None], report: Callable[[ExitRecord], None]) -> int:
@@ -93,8 +96,9 @@ class _Foreground:
                 with Pipes(() if self._spec.terminal else (0, 1, 2)) as pipes:
                     given = dict(zip(("stdin", "stdout", "stderr"), pipes.given, strict=False))
                     self.container = container = await supervisor.start(self._spec, **given)
+                    self._before_end.deadline = math.inf
                     for number in self._early:
-                        container.send_signal(number)
+                        self.deliver(number)
                     for line in container.warnings:
                         warn(line)
                     hang_up = partial(self.deliver, signal.SIGHUP)
@@ -112,7 +116,7 @@ class _Foreground:
             return ExitRecord(
                 name=self._spec.name,
                 argv=self._spec.command,
-                signal=self._wanted_end,
+                signal=next(number for number in self._early if number in _ENDING),
                 reason="stopped",
             )
         return self._record
@@ -122,11 +126,11 @@ class _Foreground:
         if self._record is not None:
             self._after_end.cancel()
         elif self.container is None:
-            if number in _PASSED_ON:
-                self._early.append(number)
-            else:
-                self._wanted_end = number
-                self._before_end.cancel()
+            self._early.append(number)
+            if number in _ENDING:
+                # Not at once: the command may run already, and we be about to hear of it.
+                grace = trio.current_time() + _START_GRACE
+                self._before_end.deadline = min(grace, self._before_end.deadline)
         elif number in _PASSED_ON:
             self.container.send_signal(number)
         elif self._wanted_end is None:

@@ -185,7 +185,6 @@ def test_the_command_can_handle_the_signal() -> None:
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(0.2)  # pysuper hears of the start a moment after the command has begun
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == "bye\n"
         assert process.wait(20) == 5
