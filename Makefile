@@ -23,7 +23,7 @@ $(VENV)/.runtime: pyproject.toml
 	touch $@
 
 shell: $(VENV)/.runtime
-	@exec $(BIN)/pysuper run /bin/bash
+	@$(BIN)/pysuper run /bin/bash || test $$? -lt 125  # below that it is the shell's own, and no failure of make's
 
 lint: setup
 	$(BIN)/ruff check
