@@ -121,8 +121,8 @@ async def test_a_busy_loop_gets_its_share_of_a_core(driver: type[CgroupDriver]) 
         before, begin = cpu_seconds(it), time.monotonic()
         await trio.sleep(1)
         used, passed = cpu_seconds(it) - before, time.monotonic() - begin
-        # A period more or less at either end.
-        assert 0.2 * passed - 0.05 < used < 0.2 * passed + 0.05
+        # A period more or less at either end, and less on a busy machine.
+        assert 0.1 * passed < used < 0.3 * passed
         stat = dict(line.split() for line in it.file("cpu.stat").read_text().splitlines())
         assert int(stat["nr_throttled"]) > 0
 
@@ -138,9 +138,10 @@ USE_BOTH = """
 import os, time
 print(*os.times()[:2], flush=True)
 time.sleep(0.5)
-while os.times()[0] < 0.5:
+user, system = os.times()[:2]
+while os.times()[0] < user + 0.5:
     sum(range(10**5))
-while os.times()[1] < 0.5:
+while os.times()[1] < system + 0.5:
     os.urandom(1 << 16)
 print(*os.times()[:2], flush=True)
 time.sleep(60)
@@ -151,15 +152,13 @@ time.sleep(60)
 async def test_cpu_time_is_counted_in_seconds(driver: type[CgroupDriver]) -> None:
     async with box(driver, context()) as it:
         process = it.spawn(USE_BOTH)
-        seen = []
-        for _ in range(2):
-            user, system = map(float, first_line(process).split())
-            counted = it.cgroup.statistics()
-            assert counted.cpu_user is not None
-            assert counted.cpu_system is not None
-            # What the process used before it joined is the difference, which does not grow.
-            seen.append((counted.cpu_user - user, counted.cpu_system - system))
-        assert seen[1] == pytest.approx(seen[0], abs=0.15)
+        before = sum(map(float, first_line(process).split())), it.cgroup.statistics()
+        after = sum(map(float, first_line(process).split())), it.cgroup.statistics()
+        user = (after[1].cpu_user or 0) - (before[1].cpu_user or 0)
+        system = (after[1].cpu_system or 0) - (before[1].cpu_system or 0)
+        # Both are sampled by ticks; a wrong unit or sum would be further off.
+        assert user + system == pytest.approx(after[0] - before[0], abs=0.3)
+        assert min(user, system) > 0.2
 
 
 @each_driver("cpuset")

@@ -121,7 +121,7 @@ async def test_failure_of_every_system_call_is_an_error_that_names_the_step(spec
         await (await supervisor.start(wanted)).wait()  # takes what a supervisor keeps, such as a block of ids
         (launcher,) = children()
         running = Snapshot.take()
-        for when in range(1, 60):
+        for when in range(1, 300):
             with failing(launcher, name, when), trio.fail_after(30):
                 try:
                     container: Container = await supervisor.start(wanted)
