@@ -175,9 +175,11 @@ class ResourceLimit(Check):
 def _mounts(pid: int) -> list[tuple[str, set[str]]]:
     """`(mount point, flags)` of every mount that the process sees, proc_pid_mountinfo(5)."""
     mounts = []
-    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields = line.split()
-        mounts.append((fields[4].encode().decode("unicode_escape"), set(fields[5].split(","))))
+    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
+        fields = line.split(" ")
+        # The kernel writes white space and backslashes as three octal digits.
+        target = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+        mounts.append((target, set(fields[5].split(","))))
     return mounts
 
 

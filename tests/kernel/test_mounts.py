@@ -65,6 +65,11 @@ async def test_a_file_can_be_mounted(output, tmp_path) -> None:
     assert await output("cat /tmp/deep/below/file", mounts=mounts) == "content\n"
 
 
+async def test_a_target_may_have_any_name(output) -> None:
+    name = "/tmp/a b\tc\\d ü\u2028\x0c"
+    assert await output('ls -d "$NAME"', environment={"NAME": name}, mounts=(TmpfsMount(target=name),)) == f"{name}\n"
+
+
 async def test_a_tmpfs_has_its_size_and_mode(output) -> None:
     mounts = (TmpfsMount(target="/scratch", size=1 << 20, mode=0o700),)
     script = "stat -c %a /scratch; head -c 2000000 /dev/zero > /scratch/big 2>/dev/null || echo full"
