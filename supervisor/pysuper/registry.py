@@ -11,7 +11,6 @@ told to import anything. The cache in memory is filled before stevedore looks.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.metadata
 from typing import Any, TypeVar, cast
@@ -33,6 +32,7 @@ from pysuper.drivers import (
     RootfsDriver,
 )
 from pysuper.errors import DriverError, PysuperError
+from pysuper.shorthand import did_you_mean
 from pysuper.spec import DriverChoice
 
 __all__ = ["GROUPS", "Entry", "available", "create", "detect_cgroup", "load"]
@@ -93,10 +93,8 @@ def load(group: str, name: str) -> type[Any]:
         owners = " and ".join(sorted(_distribution(point) for point in matching))
         raise DriverError(f"the {kind} driver {name!r} is registered by {owners}", remedy="uninstall one of them")
     if not matching:
-        names = sorted(point.name for point in points)
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
-        raise DriverError(f"there is no {kind} driver {name!r}", remedy=hint)
+        remedy = did_you_mean(name, [point.name for point in points])
+        raise DriverError(f"there is no {kind} driver {name!r}", remedy=remedy)
     ExtensionManager.ENTRY_POINT_CACHE[group] = list(points)
     owner = _distribution(matching[0])
     try:
