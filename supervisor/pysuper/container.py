@@ -7,31 +7,28 @@ receipts are taken, *running* from `started` on, *stopped* once its record is th
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import trio
 
-from pysuper import receipts, syscalls
-from pysuper.drivers import Cgroup, Driver, Launched, Launcher, Statistics
-from pysuper.errors import CommandNotExecutable, CommandNotFound, LaunchError, PysuperError, StuckError
-from pysuper.launcher import wire
-from pysuper.launcher.client import launch_error, reap, receive
-from pysuper.plan import Context, Plan
+from pysuper.drivers import Cgroup, Context, Driver, Launcher, Statistics
+from pysuper.errors import LaunchError, PysuperError
+from pysuper.execution import Execution, Executions
+from pysuper.freezer import Freezer
+from pysuper.joining import command_plan, socket_plan
+from pysuper.plan import Plan
 from pysuper.planning import Drivers, blame
-from pysuper.record import ExitRecord
+from pysuper.process import STUCK_BOUND, Ended, Process
+from pysuper.receipts import Receipt
+from pysuper.record import ExitRecord, exit_status
 from pysuper.spec import ContainerSpec
 
 __all__ = ["Container", "live"]
-
-#: Seconds after SIGKILL in which the kernel must have let go of a process; it does not in state D.
-_STUCK_BOUND = 10.0
 
 
 class Container:
@@ -41,25 +38,46 @@ class Container:
     Attributes:
         spec: What was asked for.
         plan: What was done.
-        pid: Of its first process, as the supervisor sees it.
-        terminal: The master of its pseudo-terminal, closed when the container ends; None without one.
-        receipts: What was promised and found in force.
     """
 
-    def __init__(self, spec: ContainerSpec, plan: Plan, launched: Launched, cgroup: Cgroup) -> None:
+    def __init__(
+        self,
+        spec: ContainerSpec,
+        plan: Plan,
+        process: Process,
+        cgroup: Cgroup,
+        launcher: Launcher,
+        watchers: trio.Nursery,
+    ) -> None:
         self.spec = spec
         self.plan = plan
-        self.pid = launched.pid
-        self.terminal: int | None = None
-        self.receipts: tuple[receipts.Receipt, ...] = ()
-        self._pidfd = launched.pidfd
-        self._status = launched.status
+        self._process = process
         self._cgroup = cgroup
-        self._exited = trio.Event()
+        self._freezer = Freezer(cgroup)
+        self._executions = Executions(plan, process, launcher, watchers, self._freezer.awake)
         self._stopped = trio.Event()
         self._reason: str | None = None
-        self._started_at = time.monotonic()
         self._outcome: ExitRecord | PysuperError | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of its first process, as the supervisor sees it."""
+        return self._process.pid
+
+    @property
+    def terminal(self) -> int | None:
+        """The master of its pseudo-terminal, closed when the container ends; None without one."""
+        return self._process.opened.get("terminal")
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """What was promised and found in force."""
+        return self._process.receipts
+
+    @property
+    def paused(self) -> bool:
+        """Whether its processes are kept from running."""
+        return self._freezer.paused
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -86,9 +104,7 @@ class Container:
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the command; nothing happens if it has ended."""
-        if not self._exited.is_set():
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+        self._process.send_signal(number)
 
     async def stop(self, reason: str = "stopped", *, stop_signal: int | None = None) -> None:
         """
@@ -101,14 +117,14 @@ class Container:
         if self._outcome is not None:
             return
         self._reason = self._reason or reason
-        self._cgroup.thaw()
+        self.resume()
         self.send_signal(stop_signal or self.spec.stop_signal)
         with trio.move_on_after(self.spec.stop_timeout):
-            await self._exited.wait()
+            await self._process.exited.wait()
             return
         self.kill()
-        with trio.move_on_after(_STUCK_BOUND):
-            await self._exited.wait()
+        with trio.move_on_after(STUCK_BOUND):
+            await self._process.exited.wait()
 
     def kill(self) -> None:
         """Send SIGKILL to every process of the container, also to a frozen one; nothing happens if it has ended."""
@@ -116,43 +132,113 @@ class Container:
             self.send_signal(signal.SIGKILL)
             self._cgroup.kill()
 
-    async def _watch(self) -> None:
-        """Wait for the first process; shielded, since a process that was cloned has to be reaped."""
-        with trio.CancelScope(shield=True):
-            await trio.lowlevel.wait_readable(self._pidfd)
-            self._exited.set()
+    def pause(self) -> None:
+        """
+        Keep every process of the container from running, until `resume` or its end.
+
+        Raises:
+            DriverError: Its cgroup driver cannot.
+            LaunchError: It has ended.
+        """
+        self._executions.require_running()
+        self._freezer.pause()
+
+    def resume(self) -> None:
+        """Let its processes run again; nothing happens if they do."""
+        self._freezer.resume()
+
+    def statistics(self) -> Statistics:
+        """What its cgroup has counted so far."""
+        return self._cgroup.statistics()
+
+    @asynccontextmanager
+    async def execute(
+        self,
+        command: Sequence[str],
+        *,
+        terminal: bool = False,
+        terminal_size: tuple[int, int] | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        user: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        working_dir: str | None = None,
+    ) -> AsyncIterator[Execution]:
+        """
+        Run one more command in the container, confined as its first one is, as long as the block lasts:
+
+            async with container.execute(["ls"], stdout=1) as execution:
+                status = await execution.wait()
+
+        The block is entered when the command is being executed. If it still runs when the block is left, or when the
+        container ends, it is killed with its process group.
+
+        Args:
+            command: The argument vector; empty is the user's login shell.
+            terminal: It gets a pseudo-terminal of its own.
+            terminal_size: Rows and columns of that.
+            stdin, stdout, stderr: Descriptors, or None for /dev/null. The caller may close them inside of the block.
+                Not used with `terminal`.
+            user: `NAME|UID[:GROUP|GID]`, as the container knows it; None is the user of its first command.
+            environment: On top of what its first command has got.
+            working_dir: None is that of the first command.
+
+        Raises:
+            LaunchError: The container has ended or is paused, or the command could not be started; CommandNotFound
+                and CommandNotExecutable among them.
+            LimitError: Something that the container promises would not be in force.
+        """
+        if self.paused:
+            raise LaunchError(f"cannot execute a command in {self.name}: it is paused", remedy="resume it first")
+        plan = command_plan(
+            self.plan,
+            command,
+            terminal=terminal,
+            terminal_size=terminal_size,
+            user=user,
+            environment=environment,
+            working_dir=working_dir,
+        )
+        given = (None, None, None) if terminal else (stdin, stdout, stderr)
+        async with self._executions.joined(plan, given) as execution:
+            yield execution
+
+    async def open_socket(
+        self,
+        family: int = socket.AF_INET,
+        type: int = socket.SOCK_STREAM,  # noqa: A002 - as in socket(2)
+    ) -> trio.socket.SocketType:
+        """
+        Open a socket in the container's network namespace, not connected; it is the caller's to close.
+
+        Raises:
+            LaunchError: The container has ended, or the socket cannot be had.
+        """
+        self._executions.require_running()
+        if "net" not in self.plan.namespaces:
+            return trio.socket.socket(family, type)
+        async with self._executions.joined(socket_plan(self.plan, family, type), (None, None, None)) as opener:
+            return trio.socket.from_stdlib_socket(socket.socket(fileno=opener.take("socket")))
 
     async def _start(self, drivers: Drivers) -> None:
         """From the clone to the running command."""
-        ready = False
-        while True:
-            message, descriptors, _ = await receive(self._status)
-            if message is None:
-                if ready and not self.spec.init:
-                    return  # execve closed the socket
-                raise LaunchError(f"the first process of {self.name} was killed while it was set up")
-            if "terminal" in message:
-                (self.terminal,) = descriptors
-            elif "failed" in message:
-                raise _execution_error(message["failed"]) or launch_error(message["failed"], self.plan)
-            elif "started" in message:
+
+        async def at_barrier(name: str) -> None:
+            if name == "ready":
+                self._executions.keep_namespaces()
                 return
-            else:
-                if message["barrier"] == "ready":
-                    ready = True
-                    self.receipts = receipts.take(self.plan.checks, self.pid)
-                    self._started_at = time.monotonic()
-                else:
-                    for driver in drivers.in_order():
-                        with blame(driver):
-                            await driver.at_barrier(message["barrier"], self.pid)
-                await self._status.send(wire.encode({"go": True}))
+            for driver in drivers.in_order():
+                with blame(driver):
+                    await driver.at_barrier(name, self.pid)
+
+        await self._process.start(at_barrier)
 
     async def _run(self) -> None:
         """While the command runs."""
         try:
             with trio.move_on_after(self.spec.timeout or math.inf) as scope:
-                await self._exited.wait()
+                await self._process.exited.wait()
             if scope.cancelled_caught:
                 await self.stop("timeout")
         except trio.Cancelled:
@@ -163,48 +249,28 @@ class Container:
     async def _end(self) -> ExitRecord:
         """Kill what is left, reap it, and say what became of it. Shielded by the caller."""
         self.kill()
-        with trio.move_on_after(_STUCK_BOUND):
-            await self._exited.wait()
-        if not self._exited.is_set():
-            raise StuckError(
-                f"process {self.pid} of {self.name} has not ended {_STUCK_BOUND:g} s after SIGKILL "
-                f"(state {_state(self.pid)})",
-                remedy="the kernel has to let go of it",
-            )
-        wall = time.monotonic() - self._started_at
-        reaped = await reap(self._pidfd)
-        return self._record(reaped, await self._told_status(), self._cgroup.statistics(), wall)
+        with suppress(PysuperError):
+            self.resume()  # as it cannot run any more
+        await self._executions.end()
+        return self._record(await self._process.reap(), self._cgroup.statistics())
 
-    async def _told_status(self) -> int | None:
-        """The wait status of the command, if an init was in front of it and lived to tell."""
-        told = None
-        while True:
-            try:
-                message, _, _ = await receive(self._status)
-            except OSError:
-                return told
-            if message is None:
-                return told
-            told = message.get("exited", told)
-
-    def _record(self, reaped: syscalls.Exit, told: int | None, counted: Statistics, wall: float) -> ExitRecord:
-        code = os.waitstatus_to_exitcode(reaped.status if told is None else told)
-        number = -code if code < 0 else None
-        reason = "exited" if number is None else "signaled"
+    def _record(self, ended: Ended, counted: Statistics) -> ExitRecord:
+        how = exit_status(ended.status)
+        reason = "exited" if how.signal is None else "signaled"
         # A shell whose command was killed exits with 128 and the signal.
-        if counted.oom_kills and signal.SIGKILL in (number, code - 128):
+        if counted.oom_kills and how.status == 128 + signal.SIGKILL:
             reason = "oom"
         peak = counted.memory_peak
         return ExitRecord(
             name=self.name,
             argv=self.spec.command,
-            exit_code=code if number is None else None,
-            signal=number,
+            exit_code=how.exit_code,
+            signal=how.signal,
             reason=self._reason or reason,
-            wall_seconds=wall,
-            user_seconds=reaped.user if counted.cpu_user is None else counted.cpu_user,
-            system_seconds=reaped.system if counted.cpu_system is None else counted.cpu_system,
-            memory_peak=reaped.maxrss * 1024 if peak is None else peak,
+            wall_seconds=ended.seconds,
+            user_seconds=ended.usage.user if counted.cpu_user is None else counted.cpu_user,
+            system_seconds=ended.usage.system if counted.cpu_system is None else counted.cpu_system,
+            memory_peak=ended.usage.maxrss * 1024 if peak is None else peak,
             pids_max_hits=counted.pids_max_hits,
             oom_kills=counted.oom_kills,
             receipts=self.receipts,
@@ -216,15 +282,16 @@ async def live(
     drivers: Drivers,
     plan: Plan,
     launcher: Launcher,
-    stdio: tuple[int, int, int],
-    spawn: Callable[..., None],
+    files: Mapping[int, int],
+    watchers: trio.Nursery,
     task_status: trio.TaskStatus[Container] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """
     The whole life of one container, as a task; cancelled, it stops the container first.
 
     Args:
-        spawn: `start_soon` of a nursery that outlives this task.
+        files: Descriptors for its command, by number.
+        watchers: A nursery that outlives this task.
 
     Raises:
         PysuperError: The container did not start. What fails later is for `Container.wait` to raise.
@@ -235,10 +302,11 @@ async def live(
         try:
             async with (
                 _host_side(context, drivers, launcher) as cgroup,
-                launcher.launch(plan, stdio) as launched,
+                launcher.launch(plan, files, {}) as launched,
             ):
-                container = Container(context.spec, plan, launched, cgroup)
-                spawn(container._watch)
+                process = Process(launched, plan, f"the first process of {context.spec.name}")
+                container = Container(context.spec, plan, process, cgroup, launcher, watchers)
+                watchers.start_soon(process.watch)
                 try:
                     await container._start(drivers)
                     running = True
@@ -254,8 +322,8 @@ async def live(
     finally:
         if container is not None:
             container._stopped.set()
-            if container.terminal is not None:
-                os.close(container.terminal)
+            container._executions.close()
+            container._process.close()
 
 
 @asynccontextmanager
@@ -290,23 +358,3 @@ async def _enter(stack: AsyncExitStack, driver: Driver, context: Context) -> Any
 
     stack.push_async_callback(leave)
     return entered
-
-
-def _execution_error(failed: dict[str, object]) -> LaunchError | None:
-    """The error of a command that could not be executed, or None if it was something else that failed."""
-    if failed["step"] != "execute":
-        return None
-    number, message = failed["errno"], str(failed["message"])
-    if message.startswith("working directory"):
-        return LaunchError(message, errno=number if isinstance(number, int) else None)
-    cls = CommandNotFound if number in (errno.ENOENT, errno.ENOTDIR) else CommandNotExecutable
-    return cls(message, step="execute", errno=number if isinstance(number, int) else None)
-
-
-def _state(pid: int) -> str:
-    """The one-letter state of a process, proc_pid_stat(5)."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0]
-    except OSError:
-        return "unknown"

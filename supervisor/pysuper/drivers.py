@@ -27,7 +27,7 @@ order rootfs, cgroup, network, namespaces, and left in reverse, also when the st
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, Literal
 
@@ -136,7 +136,7 @@ async def _nothing() -> AsyncIterator[None]:
 @attrs.frozen
 class Launched:
     """
-    The first process of a container, a child of the supervisor.
+    The process of a plan, a child of the supervisor.
 
     Attributes:
         pid: As the supervisor sees it.
@@ -159,12 +159,20 @@ class Launcher(ABC):
         """Run until cancelled; `started` once `launch` may be called. On exit nothing it started is left."""
 
     @abstractmethod
-    def launch(self, plan: Plan, stdio: tuple[int, int, int]) -> AbstractAsyncContextManager[Launched]:
+    def launch(
+        self, plan: Plan, files: Mapping[int, int], namespaces: Mapping[str, int]
+    ) -> AbstractAsyncContextManager[Launched]:
         """
-        Clone the first process of a container, which then runs the plan's steps.
+        Clone the process of a plan, which then runs the plan's steps.
 
         Inside the context the caller waits for the process and reaps it; on exit its descriptors are closed. If
         entering is cancelled or fails, no process is left.
+
+        Args:
+            plan: Of a container, or of a process that joins one.
+            files: Descriptors for the command, by the numbers from 0 to 9 that they have there; 0 to 2 are among
+                them. The caller keeps its own, and may close them once inside the context.
+            namespaces: The same of namespaces, by name, for the plan's steps.
 
         Raises:
             LaunchError: The kernel refused the clone or a namespace.
@@ -193,8 +201,9 @@ class RootfsDriver(Driver):
 class NetworkDriver(Driver):
     """What the container's network namespace is connected to."""
 
-    #: False if the driver uses the supervisor's network namespace.
-    own_namespace: ClassVar[bool] = True
+    #: "own" has the driver `net` of the group pysuper.namespace make one; "joined" is one that exists already, which
+    #: this driver enters; "host" is the supervisor's.
+    namespace: ClassVar[Literal["own", "joined", "host"]] = "own"
 
 
 @attrs.frozen(kw_only=True)
@@ -208,6 +217,8 @@ class Statistics:
         pids_current: Processes and threads.
         pids_max_hits: Times that a fork was refused by pids_max.
         oom_kills: Processes that the kernel killed because of memory_max.
+        pressure: How many percent of the last ten seconds some process waited for `cpu`, `memory`, `io`;
+            Documentation/accounting/psi.rst.
     """
 
     cpu_user: float | None = None
@@ -217,6 +228,7 @@ class Statistics:
     pids_current: int | None = None
     pids_max_hits: int | None = None
     oom_kills: int | None = None
+    pressure: Mapping[str, float] | None = None
 
 
 class Cgroup(ABC):

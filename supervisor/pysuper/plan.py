@@ -118,15 +118,15 @@ class Command:
 @attrs.frozen(kw_only=True)
 class Plan:
     """
-    One container, as the launcher builds it.
+    One process, as the launcher builds it: the first of a container, or one that joins it.
 
     Attributes:
-        clone: Namespaces in which the first process is born.
+        clone: Namespaces in which the process is born.
         holder: Namespaces made before, or None.
-        ids: Maps to write for the first process itself (a container without privileges), or None.
+        ids: Maps to write for the process itself (the first one of a container without privileges), or None.
         cgroup: A cgroup v2 directory to be born in, or None.
         steps: In order.
-        command: What is executed at the end.
+        command: What is executed at the end; None is nothing.
         checks: The receipts to take before it is.
         warnings: What the user should know, a line each: what was left out, and what is no boundary.
     """
@@ -137,9 +137,20 @@ class Plan:
     ids: IdMap | None
     cgroup: str | None
     steps: tuple[steps.Step, ...]
-    command: Command
+    command: Command | None
     checks: tuple[receipts.Check, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the container."""
+        return self.id.rpartition(".")[0]
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Those of a container that are not the supervisor's: its own, and those that it joins."""
+        promised = {check.namespace for check in self.checks if isinstance(check, receipts.OwnNamespace)}
+        return tuple(name for name in NAMESPACES if name in promised)
 
     def to_json(self) -> str:
         """The plan as the launcher reads it."""
@@ -161,7 +172,7 @@ class Plan:
             ids=ids and _id_map_from_wire(ids),
             cgroup=message["cgroup"],
             steps=tuple(steps.from_wire(step) for step in message["steps"]),
-            command=Command(**command | {"argv": tuple(command["argv"])}),
+            command=command and Command(**command | {"argv": tuple(command["argv"])}),
             checks=tuple(receipts.from_wire(check) for check in message["checks"]),
             warnings=tuple(message["warnings"]),
         )
@@ -177,6 +188,9 @@ class Plan:
         yield from (step.describe() for step in self.steps)
         yield from (f"check: {check.describe()}" for check in self.checks)
         yield from (f"warning: {warning}" for warning in self.warnings)
+        if self.command is None:
+            yield "end"
+            return
         if self.command.init:
             yield "stay as PID 1, reap orphans and run the command as a child"
         yield f"execute {' '.join(map(repr, self.command.argv)) or 'the login shell of the user'}"

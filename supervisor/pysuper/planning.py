@@ -19,10 +19,21 @@ from pysuper.ids import IdRanges
 from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.spec import NAMESPACES, ContainerSpec, DriverChoice
 
-__all__ = ["Drivers", "blame", "build_plan", "choose_drivers", "is_privileged", "make_plan", "new_id"]
+__all__ = [
+    "Drivers",
+    "blame",
+    "build_plan",
+    "choose_drivers",
+    "is_privileged",
+    "make_plan",
+    "new_id",
+    "terminal_environment",
+]
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CAP_SYS_ADMIN = 21
+#: Where the socket for sd_notify(3) is in a container.
+_NOTIFY = "/dev/notify"
 
 
 @attrs.frozen
@@ -65,7 +76,7 @@ def choose_drivers(spec: ContainerSpec) -> Drivers:
         if name == "none" and spec.limits.wanted and not spec.best_effort:
             raise DriverError(f"{', '.join(spec.limits.wanted)} cannot be applied, there is no cgroup: {reason}")
     network = registry.create("pysuper.network", spec.network, NetworkDriver)  # type: ignore[type-abstract]
-    shared = spec.share if network.own_namespace else spec.share | {"net"}
+    shared = spec.share if network.namespace == "own" else spec.share | {"net"}
     namespaces = {
         name: registry.create("pysuper.namespace", DriverChoice(name), NamespaceDriver)  # type: ignore[type-abstract]
         for name in NAMESPACES
@@ -101,8 +112,12 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
         with blame(driver):
             driver.contribute(plan)
     for name in NAMESPACES:
-        if name not in drivers.namespaces:
+        if name not in drivers.namespaces and not (name == "net" and drivers.network.namespace == "joined"):
             plan.warn(f"the {name} namespace is the host's: in that respect the container is no boundary")
+    if spec.notify_socket is not None:
+        # In the private /dev, which every container has and nobody else's files are in.
+        flags = ("ro", "nosuid", "nodev", "noexec")
+        plan.add(Phase.MOUNTS, steps.Bind(source=spec.notify_socket, target=_NOTIFY, flags=flags, recursive=False))
     if spec.read_only:
         plan.add(Phase.MASKS, steps.RootFlags(flags=("ro",)))
         plan.check(receipts.MountFlags(target="/", flags=("ro",)))
@@ -164,9 +179,16 @@ def _add_privileges(plan: PlanBuilder, spec: ContainerSpec) -> None:
 
 def _environment(spec: ContainerSpec) -> dict[str, str]:
     clean = {"PATH": _PATH, "LANG": os.environ.get("LANG", "C.UTF-8")}
+    if spec.notify_socket is not None:
+        clean["NOTIFY_SOCKET"] = _NOTIFY
     if spec.terminal:
-        clean["TERM"] = os.environ.get("TERM", "xterm")
+        clean |= terminal_environment()
     return clean | dict(spec.environment)
+
+
+def terminal_environment() -> dict[str, str]:
+    """What a command on a terminal is told of it."""
+    return {"TERM": os.environ.get("TERM", "xterm")}
 
 
 def make_plan(spec: ContainerSpec) -> Plan:

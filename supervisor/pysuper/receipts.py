@@ -1,8 +1,8 @@
 """
 Receipts: what was promised, read back from the kernel before the command runs.
 
-A `Check` is data in the plan; `take` reads it, from outside, while the container's first process waits at its last
-barrier; the outcome is a `Receipt`, which the exit record keeps. One that does not hold stops the start.
+A `Check` is data in the plan; `take` reads it, from outside, while the process waits at its last barrier; the outcome
+is a `Receipt`, which the exit record keeps. One that does not hold stops the start.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import resource
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -28,6 +28,7 @@ __all__ = [
     "ProcessStatus",
     "Receipt",
     "ResourceLimit",
+    "SameNamespace",
     "from_wire",
     "take",
     "to_wire",
@@ -51,7 +52,15 @@ class Receipt:
 
 @attrs.frozen(kw_only=True)
 class Check:
-    """The base of all checks."""
+    """
+    The base of all checks.
+
+    Attributes:
+        of_process: Whether it is a promise about every process of the container, so that one that joins the running
+            container is checked, too.
+    """
+
+    of_process: ClassVar[bool] = False
 
     def describe(self) -> str:
         """The promise, in words."""
@@ -91,11 +100,32 @@ class OwnNamespace(Check):
 
 
 @attrs.frozen(kw_only=True)
+class SameNamespace(Check):
+    """The container is in the namespace that `path` leads to."""
+
+    namespace: str
+    path: str
+
+    def describe(self) -> str:
+        return f"the {self.namespace} namespace {self.path}"
+
+    def source(self, pid: int) -> str:
+        return f"/proc/{pid}/ns/{self.namespace}"
+
+    def expected(self) -> str:
+        return os.readlink(self.path)
+
+    def actual(self, pid: int) -> str:
+        return os.readlink(self.source(pid))
+
+
+@attrs.frozen(kw_only=True)
 class ProcessStatus(Check):
     """A field of proc_pid_status(5), such as `NoNewPrivs` or `CapEff`."""
 
     field: str
     value: str
+    of_process = True
 
     def describe(self) -> str:
         return f"{self.field} is {self.value}"
@@ -133,12 +163,13 @@ class FileHolds(Check):
 
 @attrs.frozen(kw_only=True)
 class FileLists(Check):
-    """The container's first process is listed in this file, such as a cgroup's `tasks` or `cgroup.procs`."""
+    """The process is listed in this file, such as a cgroup's `tasks` or `cgroup.procs`."""
 
     path: str
+    of_process = True
 
     def describe(self) -> str:
-        return f"the container is listed in {self.path}"
+        return f"the process is listed in {self.path}"
 
     def source(self, pid: int) -> str:
         return self.path
@@ -157,6 +188,7 @@ class ResourceLimit(Check):
     resource: str
     soft: int
     hard: int
+    of_process = True
 
     def describe(self) -> str:
         return f"{self.resource} is limited to {self.soft} (hard {self.hard})"
@@ -241,7 +273,7 @@ def take(checks: tuple[Check, ...], pid: int) -> tuple[Receipt, ...]:
 
     Args:
         checks: Of the plan.
-        pid: Of the container's first process, as the supervisor sees it; it must not run meanwhile.
+        pid: Of the process, as the supervisor sees it; it must not run meanwhile.
 
     Raises:
         LimitError: One does not hold; all that do not are named.

@@ -4,6 +4,7 @@ The exit record: what became of a container, for `--report` and for programs.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import attrs
@@ -12,17 +13,42 @@ from pysuper.errors import PysuperError
 from pysuper.receipts import Receipt
 from pysuper.spec import ContainerSpec
 
-__all__ = ["ExitRecord"]
+__all__ = ["ExitRecord", "ExitStatus", "exit_status"]
 
 
 @attrs.frozen(kw_only=True)
-class ExitRecord:
+class ExitStatus:
+    """
+    How a command ended.
+
+    Attributes:
+        exit_code: Or None if a signal ended it or it never ran.
+        signal: That ended it, or None.
+    """
+
+    exit_code: int | None = None
+    signal: int | None = None
+
+    @property
+    def status(self) -> int:
+        """As a shell says it: the exit code, or 128 and the signal."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return self.exit_code if self.exit_code is not None else 125
+
+
+def exit_status(wait_status: int) -> ExitStatus:
+    """From the number that waitpid(2) gives."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return ExitStatus(signal=-code) if code < 0 else ExitStatus(exit_code=code)
+
+
+@attrs.frozen(kw_only=True)
+class ExitRecord(ExitStatus):
     """
     What became of a container.
 
     Attributes:
-        exit_code: Of the command, or None if a signal ended it or it never ran.
-        signal: That ended the command, or None.
         reason: `exited`, `signaled`, `oom` (the kernel killed it at memory_max), `timeout`, `stopped` (on request),
             or `start-failed`.
         error: Why it did not start, or None.
@@ -36,8 +62,6 @@ class ExitRecord:
 
     name: str
     argv: tuple[str, ...]
-    exit_code: int | None = None
-    signal: int | None = None
     reason: str
     error: str | None = None
     wall_seconds: float = 0.0
@@ -58,13 +82,6 @@ class ExitRecord:
             reason="start-failed",
             error=str(error),
         )
-
-    @property
-    def status(self) -> int:
-        """As a shell says it: the exit code, or 128 and the signal."""
-        if self.signal is not None:
-            return 128 + self.signal
-        return self.exit_code if self.exit_code is not None else 125
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -129,6 +129,8 @@ class ContainerSpec:
         terminal: The command gets a pseudo-terminal of its own.
         terminal_size: Its rows and columns at the start; None is unknown, which the kernel writes as 0 and 0.
         stop_signal: What `stop` sends first; after `stop_timeout` seconds everything left is killed.
+        notify_socket: A unix datagram socket of the host at which the container may report, sd_notify(3); it finds it
+            in $NOTIFY_SOCKET. None is none.
         timeout: Seconds after which a running container is stopped, or None.
         best_effort: A limit that cannot be had is left out with a warning instead of failing the start.
     """
@@ -153,5 +155,6 @@ class ContainerSpec:
     terminal_size: tuple[int, int] | None = None
     stop_signal: int = 15
     stop_timeout: float = 10.0
+    notify_socket: str | None = None
     timeout: float | None = None
     best_effort: bool = False

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import attrs
 
@@ -28,6 +28,8 @@ __all__ = [
     "Bind",
     "BoundCapabilities",
     "Chroot",
+    "EnterNamespace",
+    "Fork",
     "JoinCgroup",
     "JoinNamespace",
     "LoopbackUp",
@@ -37,6 +39,7 @@ __all__ = [
     "Mount",
     "NewSessionKeyring",
     "NoNewPrivileges",
+    "OpenSocket",
     "OpenTerminal",
     "Overlay",
     "PivotRoot",
@@ -61,9 +64,18 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class Step:
-    """The base of all steps."""
+    """
+    The base of all steps.
+
+    Attributes:
+        man: Where it is documented.
+        repeated: Whether a process that joins the running container does the step once more: outside, before it enters
+            the container's namespaces, or inside of them. What is done to a process is; what is done to the
+            container is not.
+    """
 
     man: ClassVar[str]
+    repeated: ClassVar[Literal["never", "outside", "inside"]] = "never"
 
     def describe(self) -> str:
         """What it does, in one line."""
@@ -75,6 +87,7 @@ class Setsid(Step):
     """Leave the caller's session, so that neither its terminal nor its Ctrl-C reaches the container."""
 
     man = "setsid(2)"
+    repeated = "outside"
 
     def describe(self) -> str:
         return "start a new session, without controlling terminal"
@@ -85,6 +98,7 @@ class NewSessionKeyring(Step):
     """Join a new, empty session keyring; the caller's keys stay with the caller."""
 
     man = "keyctl(2), session-keyring(7)"
+    repeated = "outside"
 
     def describe(self) -> str:
         return "join a new, empty session keyring"
@@ -101,6 +115,7 @@ class JoinCgroup(Step):
 
     path: str
     man = "cgroups(7); Documentation/admin-guide/cgroup-v1/cgroups.rst, 2.2"
+    repeated = "outside"
 
     def describe(self) -> str:
         return f"join the cgroup {self.path}"
@@ -108,13 +123,43 @@ class JoinCgroup(Step):
 
 @attrs.frozen(kw_only=True)
 class JoinNamespace(Step):
-    """Enter a namespace that was made for this container, and that its user namespace owns."""
+    """
+    Enter a namespace by a descriptor of it, which the launcher has: because it made the namespace for this container,
+    or because the container is running and the supervisor handed it over.
+    """
 
     namespace: str
     man = "setns(2)"
 
     def describe(self) -> str:
         return f"enter the container's {self.namespace} namespace"
+
+
+@attrs.frozen(kw_only=True)
+class EnterNamespace(Step):
+    """Enter a namespace that exists already, and that others are in; `path` leads to it, such as /proc/PID/fd/N."""
+
+    namespace: str
+    path: str
+    man = "setns(2), proc_pid_ns(5)"
+
+    def describe(self) -> str:
+        return f"enter the {self.namespace} namespace {self.path}"
+
+
+@attrs.frozen(kw_only=True)
+class Fork(Step):
+    """
+    Go on as a child, in a session of its own: it is the first to be in a pid namespace that this process has joined.
+
+    The child is the supervisor's, not of this process, which ends. Neither can be looked into from the container,
+    since neither is dumpable.
+    """
+
+    man = "clone(2), CLONE_PARENT; pid_namespaces(7)"
+
+    def describe(self) -> str:
+        return "fork into the container's pid namespace"
 
 
 @attrs.frozen(kw_only=True)
@@ -337,6 +382,7 @@ class SetRlimit(Step):
     soft: int
     hard: int
     man = "setrlimit(2)"
+    repeated = "inside"
 
     def describe(self) -> str:
         return f"limit {self.resource} to {self.soft} (hard {self.hard})"
@@ -348,6 +394,7 @@ class SetUmask(Step):
 
     umask: int
     man = "umask(2)"
+    repeated = "inside"
 
     def describe(self) -> str:
         return f"set the umask to {self.umask:03o}"
@@ -363,6 +410,7 @@ class SetUser(Step):
 
     user: str | None
     man = "setresuid(2), setgroups(2), passwd(5)"
+    repeated = "inside"
 
     def describe(self) -> str:
         return f"become the user {self.user}" if self.user else "stay root, without supplementary groups"
@@ -374,6 +422,7 @@ class BoundCapabilities(Step):
 
     keep: tuple[str, ...]
     man = "capabilities(7), PR_CAPBSET_DROP(2const)"
+    repeated = "inside"
 
     def describe(self) -> str:
         return f"bound the capabilities to {' '.join(self.keep) or '(none)'}"
@@ -385,6 +434,7 @@ class SetCapabilities(Step):
 
     keep: tuple[str, ...]
     man = "capset(2)"
+    repeated = "inside"
 
     def describe(self) -> str:
         return f"keep of these only {' '.join(self.keep) or '(none)'}"
@@ -395,6 +445,7 @@ class NoNewPrivileges(Step):
     """Let no execve gain privileges: set-user-id bits and file capabilities are ignored from here on."""
 
     man = "PR_SET_NO_NEW_PRIVS(2const)"
+    repeated = "inside"
 
     def describe(self) -> str:
         return "gain no privileges by execve"
@@ -410,6 +461,18 @@ class OpenTerminal(Step):
 
     def describe(self) -> str:
         return "open a pseudo-terminal and hand its master to the supervisor"
+
+
+@attrs.frozen(kw_only=True)
+class OpenSocket(Step):
+    """Open a socket in the network namespace of this process, and send it out; the numbers are those of socket(2)."""
+
+    family: int
+    kind: int
+    man = "socket(2), network_namespaces(7)"
+
+    def describe(self) -> str:
+        return "open a socket and hand it to the supervisor"
 
 
 @attrs.frozen(kw_only=True)

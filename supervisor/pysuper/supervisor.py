@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -23,14 +24,19 @@ from pysuper import registry
 from pysuper.config import validate
 from pysuper.container import Container, live
 from pysuper.drivers import Launcher
-from pysuper.errors import LaunchError, describe_errno
+from pysuper.errors import ConfigError, LaunchError, describe_errno
 from pysuper.ids import IdRanges
+from pysuper.network import shared_network
 from pysuper.plan import Context
 from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
+from pysuper.process import standard_files
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec
 
 __all__ = ["Completed", "Supervisor", "open_supervisor", "run"]
+
+#: The numbers for which the launcher leaves room.
+_EXTRA = frozenset(range(3, 10))
 
 
 class Supervisor:
@@ -50,6 +56,7 @@ class Supervisor:
         stdin: int | None = None,
         stdout: int | None = 1,
         stderr: int | None = 2,
+        descriptors: Mapping[int, int] = MappingProxyType({}),
     ) -> Container:
         """
         Start a container; returns when its command is being executed. Cancelled before that, nothing of it is left.
@@ -58,6 +65,7 @@ class Supervisor:
             spec: What to start.
             stdin, stdout, stderr: Descriptors for the command, or None for /dev/null. It shares them with the
                 caller, who may close them when this returns. Not used with `spec.terminal`.
+            descriptors: More of them, by the numbers from 3 to 9 that the command knows them by.
 
         Raises:
             ConfigError: The spec contradicts itself.
@@ -66,23 +74,27 @@ class Supervisor:
             LimitError: Something that was promised is not in force.
         """
         validate(spec)
+        if not set(descriptors) <= _EXTRA:
+            raise ConfigError(f"{spec.name}: descriptors: the numbers must be from 3 to 9")
+        given = (None, None, None) if spec.terminal else (stdin, stdout, stderr)
         try:
-            return await self._start(spec, stdin, stdout, stderr)
+            with standard_files(*given) as standard:
+                files = standard | dict(descriptors)
+                container: Container = await self._nursery.start(self._live, spec, files, name=spec.name)
+                return container
         except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
             number = error.errno or 0
             raise LaunchError(f"could not start {spec.name}: {describe_errno(number)}", errno=number) from error
 
-    async def _start(self, spec: ContainerSpec, stdin: int | None, stdout: int | None, stderr: int | None) -> Container:
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            given = (None, None, None) if spec.terminal else (stdin, stdout, stderr)
-            stdio = [null if descriptor is None else descriptor for descriptor in given]
-            container: Container = await self._nursery.start(self._live, spec, stdio, name=spec.name)
-            return container
-        finally:
-            os.close(null)
+    def shared_network(self) -> AbstractAsyncContextManager[str]:
+        """
+        A network namespace that containers can share, for as long as the context lasts; see `network.shared_network`.
+        """
+        return shared_network(self._launcher)
 
-    async def _live(self, spec: ContainerSpec, stdio: Sequence[int], task_status: trio.TaskStatus[Container]) -> None:
+    async def _live(
+        self, spec: ContainerSpec, files: Mapping[int, int], task_status: trio.TaskStatus[Container]
+    ) -> None:
         """The task of one container."""
         drivers = choose_drivers(spec)
         base = self._ranges.allocate()
@@ -95,15 +107,7 @@ class Supervisor:
                 sandbox=self._sandbox,
             )
             plan = build_plan(context, drivers)
-            await live(
-                context,
-                drivers,
-                plan,
-                self._launcher,
-                (stdio[0], stdio[1], stdio[2]),
-                self._watchers.start_soon,
-                task_status,
-            )
+            await live(context, drivers, plan, self._launcher, files, self._watchers, task_status)
         finally:
             self._ranges.release(base)
 

@@ -10,13 +10,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 import trio
 
 import pysuper
-from machine import PATIENCE, cgroup_driver, cgroups, children
+from machine import PATIENCE, alive, cgroup_driver, cgroups, children, wait_until
 from pysuper.container import Container
 from pysuper.spec import Limits
 
@@ -36,21 +35,6 @@ SUPERVISOR = textwrap.dedent(
     trio.run(main)
     """
 )
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition, bound: float = 1.0) -> bool:
-    deadline = time.monotonic() + bound * PATIENCE
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 @pytest.fixture
@@ -154,7 +138,7 @@ async def test_out_of_descriptors_is_an_error_and_leaves_nothing(supervisor, spe
 @pytest.mark.skipif(cgroup_driver() == "none", reason="no cgroup can be had here")
 async def test_a_frozen_container_is_killed(supervisor, spec) -> None:
     container = await supervisor.start(spec("exec sleep 1000", stop_timeout=0.2))
-    container._cgroup.freeze()
+    container.pause()
     with trio.fail_after(5 * PATIENCE):
         await container.stop()
         await container.wait()

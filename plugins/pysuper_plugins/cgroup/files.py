@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from pysuper.errors import DriverError, describe_errno
 
-__all__ = ["kill", "processes", "read", "read_keyed", "read_number", "refused", "tree", "write"]
+__all__ = ["kill", "processes", "read", "read_keyed", "read_number", "read_pressure", "refused", "tree", "write"]
 
 #: A bound for `kill` where nothing can be frozen and processes fork faster than they are read.
 _PASSES = 10
@@ -61,6 +61,18 @@ def read_keyed(path: str) -> dict[str, int]:
         return {}
     pairs = (line.split() for line in lines)
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+
+
+def read_pressure(path: str) -> float | None:
+    """
+    The `avg10` of the line `some` in a file such as `cpu.pressure`: percent of the last ten seconds; None if this
+    kernel has no such file, or does not count for this cgroup. Documentation/accounting/psi.rst.
+    """
+    try:
+        lines = [line.split() for line in read(path).splitlines()]
+    except OSError:  # also EOPNOTSUPP, when it is switched off
+        return None
+    return next((float(words[1].removeprefix("avg10=")) for words in lines if words[0] == "some"), None)
 
 
 def tree(directory: str) -> Iterator[str]:

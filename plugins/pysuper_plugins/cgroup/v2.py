@@ -296,4 +296,10 @@ class _V2(Cgroup):
             pids_current=files.read_number(f"{self.directory}/pids.current"),
             pids_max_hits=files.read_keyed(f"{self.directory}/pids.events").get("max"),
             oom_kills=files.read_keyed(f"{self.directory}/memory.events").get("oom_kill"),
+            pressure=self._pressure(),
         )
+
+    def _pressure(self) -> Mapping[str, float] | None:
+        """None on a kernel that does not watch it: without CONFIG_PSI, or with psi=0."""
+        found = {name: files.read_pressure(f"{self.directory}/{name}.pressure") for name in ("cpu", "memory", "io")}
+        return {name: share for name, share in found.items() if share is not None} or None

@@ -13,7 +13,7 @@ _RESOLVER = "/etc/resolv.conf"
 class HostNetwork(NetworkDriver):
     """The host's interfaces and ports, its abstract unix sockets too, and its name resolution."""
 
-    own_namespace = False
+    namespace = "host"
 
     def contribute(self, plan: PlanBuilder) -> None:
         if not os.path.exists(_RESOLVER):

@@ -1,5 +1,5 @@
 """
-The container's first process: from the clone to the command, and as PID 1 behind it.
+The process of a plan: from the clone to the command, and as PID 1 behind it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import termios
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from pysuper import syscalls
@@ -37,10 +38,10 @@ class _Failed(Exception):
         self.message = {"failed": {"step": step, "errno": number, "message": message}}
 
 
-def become_container(
+def run_plan(
     plan: dict[str, Any],
     status: socket.socket,
-    stdio: list[int],
+    files: dict[int, int],
     namespaces: dict[str, int],
     owner: tuple[int, int],
 ) -> NoReturn:
@@ -50,23 +51,26 @@ def become_container(
     Args:
         plan: As `Plan.to_json` writes it.
         status: To the supervisor.
-        stdio: What becomes descriptors 0 to 2.
-        namespaces: Descriptors of the namespaces that were made before.
+        files: What becomes the command's descriptors, by their numbers there; these and all others are above those.
+        namespaces: Descriptors of the namespaces that exist already.
         owner: Uid and gid of the container's root, as this process must call them before it enters its user
             namespace.
     """
     try:
-        _arrange_descriptors(stdio, [status.fileno(), *namespaces.values()])
+        _arrange_descriptors(files, [status.fileno(), *namespaces.values()])
         executor = Executor(status, namespaces, owner)
         for index, step in enumerate(plan["steps"]):
             try:
                 executor.run(step)
             except (OSError, StepError) as error:
                 raise _Failed(index, error) from error
-        for descriptor in namespaces.values():
-            os.close(descriptor)
+            if not plan["ids"]:
+                # As the launcher is, whatever new credentials make of that: proc_sys_fs(5), suid_dumpable.
+                syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         executor.barrier("ready")
-        _run_command(plan["command"], executor, status)
+        if plan["command"] is not None:
+            _run_command(plan["command"], executor, status, files)
+        os._exit(0)
     except _Failed as failure:
         wire.tell(status, failure.message)
     except SystemExit:
@@ -77,29 +81,35 @@ def become_container(
     os._exit(125)
 
 
-def _arrange_descriptors(stdio: list[int], keep: list[int]) -> None:
+def _arrange_descriptors(files: dict[int, int], keep: list[int]) -> None:
     """Close everything that this process was not told to have: one directory too many is a way out."""
-    for standard, given in enumerate(stdio):
-        os.dup2(given, standard)
+    for number, given in files.items():
+        os.dup2(given, number)
     start = 3
-    for descriptor in sorted(keep):
+    for descriptor in sorted({*files, *keep} - {0, 1, 2}):
         os.closerange(start, descriptor)
         start = descriptor + 1
     os.closerange(start, 1 << 20)
 
 
-def _run_command(command: dict[str, Any], executor: Executor, status: socket.socket) -> NoReturn:
+def _run_command(command: dict[str, Any], executor: Executor, status: socket.socket, files: Iterable[int]) -> NoReturn:
     environment: dict[str, str] = {"HOME": executor.home} | command["environment"]
     argv: list[str] = command["argv"] or [executor.shell]
     if command["init"]:
-        _init(command, argv, environment, status)
+        _init(command, argv, environment, status, files)
     try:
         _execute(command, argv, environment)
     except OSError as error:
         raise _Failed("execute", error) from error
 
 
-def _init(command: dict[str, Any], argv: list[str], environment: dict[str, str], status: socket.socket) -> NoReturn:
+def _init(
+    command: dict[str, Any],
+    argv: list[str],
+    environment: dict[str, str],
+    status: socket.socket,
+    files: Iterable[int],
+) -> NoReturn:
     """
     Be PID 1: run the command as a child, pass signals on to it, reap every orphan, end when the command ends.
 
@@ -127,8 +137,8 @@ def _init(command: dict[str, Any], argv: list[str], environment: dict[str, str],
         status.send(failure)
         os._exit(125)
     os.close(told)
-    for standard in (0, 1, 2):  # the command alone keeps pipes and terminal open
-        os.close(standard)
+    for number in files:  # the command alone keeps pipes and terminal open
+        os.close(number)
     wire.tell(status, {"started": True})
     while True:
         received = signal.sigwait(set(signal.Signals))

@@ -11,7 +11,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -70,22 +70,25 @@ class PythonLauncher(Launcher):
             os.close(pidfd)
 
     @asynccontextmanager
-    async def launch(self, plan: Plan, stdio: tuple[int, int, int]) -> AsyncIterator[Launched]:
+    async def launch(
+        self, plan: Plan, files: Mapping[int, int], namespaces: Mapping[str, int]
+    ) -> AsyncIterator[Launched]:
         """See `Launcher.launch`."""
-        launched = await self._launch(plan, stdio)
+        launched = await self._launch(plan, files, namespaces)
         self._pidfds.add(launched.pidfd)
         try:
             yield launched
         finally:
             self._pidfds.remove(launched.pidfd)
             launched.status.close()
+            trio.lowlevel.notify_closing(launched.pidfd)
             os.close(launched.pidfd)
 
-    async def _launch(self, plan: Plan, stdio: tuple[int, int, int]) -> Launched:
+    async def _launch(self, plan: Plan, files: Mapping[int, int], namespaces: Mapping[str, int]) -> Launched:
         """Repeat until a launcher has lived long enough to clone."""
         for _ in range(_MAX_DEATHS):
             await self._ready.wait()
-            if launched := await self._try_launch(plan, stdio):
+            if launched := await self._try_launch(plan, files, namespaces):
                 self._deaths = 0
                 return launched
             self._not_ready()
@@ -124,8 +127,9 @@ class PythonLauncher(Launcher):
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         await self._control.sendmsg([wire.encode(message)], ancillary)
 
-    async def _try_launch(self, plan: Plan, stdio: tuple[int, int, int]) -> Launched | None:
+    async def _try_launch(self, plan: Plan, files: Mapping[int, int], namespaces: Mapping[str, int]) -> Launched | None:
         """One attempt; None if the launcher died before it had cloned."""
+        message = {"launch": {"files": list(files), "namespaces": list(namespaces)}}
         with open(os.memfd_create("plan", os.MFD_CLOEXEC), "wb", buffering=0) as plan_file:
             plan_file.write(plan.to_json().encode())
             plan_file.seek(0)
@@ -135,10 +139,11 @@ class PythonLauncher(Launcher):
                 with theirs:
                     # Names the sender of a message by its pid, should the launcher die before it could.
                     status.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                    await self._send({"launch": True}, (plan_file.fileno(), theirs.fileno(), *stdio))
+                    given = (*files.values(), *namespaces.values())
+                    await self._send(message, (plan_file.fileno(), theirs.fileno(), *given))
                 with trio.CancelScope(shield=True):
                     # A clone under way cannot be called back, only waited for; then it can be killed.
-                    launched = await _first_message(status)
+                    launched = await _first_message(status, plan)
             except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
                 launched = None
             except BaseException:
@@ -155,7 +160,8 @@ def _spawn() -> tuple[int, trio.socket.SocketType]:
         raise LaunchError("the launcher needs a Python interpreter, and sys.executable names none")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        target = 3
+        # Above those that a command may have, so that nothing has to make way for them.
+        target = 10
         arguments = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, _SOURCE_ROOT, str(target)]
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
@@ -188,37 +194,48 @@ async def receive(status: trio.socket.SocketType) -> tuple[dict[str, Any] | None
     return wire.decode(packet), descriptors, sender
 
 
-async def _first_message(status: trio.socket.SocketType) -> Launched | None:
+async def _first_message(status: trio.socket.SocketType, plan: Plan) -> Launched | None:
     message, descriptors, sender = await receive(status)
     if message is None:
         return None
     if "failed" in message:
-        raise launch_error(message["failed"], None)
+        raise launch_error(message["failed"], plan)
     if "pid" in message and not descriptors:  # there was no room for one
-        os.kill(message["pid"], signal.SIGKILL)
-        await trio.to_thread.run_sync(os.waitpid, message["pid"], 0)
+        await _end_child(message["pid"])
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     if "pid" in message:
         return Launched(message["pid"], descriptors[0], status)
     # The launcher died between clone and report, and this comes from the container: end it, and start another one.
     for descriptor in descriptors:
         os.close(descriptor)
-    pidfd = os.pidfd_open(sender)
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    await reap(pidfd)
-    os.close(pidfd)
+    await _end_child(sender)
     return None
 
 
-def launch_error(failed: dict[str, Any], plan: Plan | None) -> LaunchError:
+async def _end_child(pid: int) -> None:
+    """Kill and reap a child for which there is no pidfd."""
+    os.kill(pid, signal.SIGKILL)
+    await trio.to_thread.run_sync(os.waitpid, pid, 0)
+
+
+def launch_error(failed: dict[str, Any], plan: Plan) -> LaunchError:
     """The error of a `failed` message that did not come from the execution of the command."""
     number, step = failed["errno"], failed["step"]
-    if isinstance(step, int) and plan is not None:
+    if isinstance(step, int):
         text, man = plan.steps[step].describe(), plan.steps[step].man
-        return LaunchError(f"could not {text}: {_reason(failed)}; see {man}", step=text, errno=number)
-    texts = {"holder": "make the namespaces", "clone": "clone the first process", "id maps": "write the id maps"}
+        message = f"could not {text}: {_reason(failed)}; see {man}"
+        return LaunchError(message, step=text, errno=number, remedy=_remedy(number))
+    texts = {
+        "holder": "make the namespaces",
+        "clone": f"fork in {plan.name}",
+        "id maps": "write the id maps",
+    }
     text = texts.get(step, str(step))
-    return LaunchError(f"could not {text}: {_reason(failed)}", step=text, errno=number)
+    return LaunchError(f"could not {text}: {_reason(failed)}", step=text, errno=number, remedy=_remedy(number))
+
+
+def _remedy(number: int | None) -> str | None:
+    return "is pids_max reached?" if number == errno.EAGAIN else None
 
 
 def _reason(failed: dict[str, Any]) -> str:

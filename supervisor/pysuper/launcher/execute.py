@@ -1,5 +1,5 @@
 """
-What each step does: one method per class of `pysuper.steps`, run in the container's first process.
+What each step does: one method per class of `pysuper.steps`, run in the process of the plan.
 
 Everything is done on descriptors. A target is resolved once, beneath the new root (openat2(2), RESOLVE_IN_ROOT),
 and what is mounted is attached to the descriptor that came out, so that a container which shares the file system,
@@ -17,7 +17,7 @@ import stat
 import struct
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pysuper import capabilities, syscalls
@@ -39,7 +39,7 @@ class StepError(Exception):
 
 class Executor:
     """
-    Runs the steps of one plan, in order, in the process that becomes the container.
+    Runs the steps of one plan, in order, in the process that becomes the container, or joins it.
 
     Attributes:
         home, shell: Of the user that `set_user` chose.
@@ -54,7 +54,7 @@ class Executor:
         """
         Args:
             status: To the supervisor.
-            namespaces: Descriptors of those that were made before.
+            namespaces: Descriptors of those that exist already; each is closed once it is joined.
             owner: Uid and gid of the container's root, as this process must call them while it builds.
         """
         self._status = status
@@ -82,10 +82,33 @@ class Executor:
         self.write_file(path, "0")
 
     def join_namespace(self, namespace: str) -> None:
-        syscalls.setns(self._namespaces[namespace], syscalls.NAMESPACE_FLAGS[namespace])
+        descriptor = self._namespaces.pop(namespace)
+        syscalls.setns(descriptor, syscalls.NAMESPACE_FLAGS[namespace])
+        os.close(descriptor)
+
+    def enter_namespace(self, namespace: str, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        syscalls.setns(descriptor, syscalls.NAMESPACE_FLAGS[namespace])
+        os.close(descriptor)
 
     def unshare(self, namespaces: list[str]) -> None:
         syscalls.unshare(sum(syscalls.NAMESPACE_FLAGS[name] for name in namespaces))
+
+    def fork(self) -> None:
+        wait_here, gate = os.pipe()
+        pid, pidfd = syscalls.clone3(syscalls.CLONE_PARENT)
+        if pid == 0:
+            os.close(gate)
+            if not os.read(wait_here, 1):
+                raise SystemExit  # what forked it was killed, or the supervisor has given up
+            os.close(wait_here)
+            os.setsid()
+            return
+        wire.send(self._status, {"forked": pid}, (pidfd,))
+        with suppress(BrokenPipeError):
+            if wire.receive(self._status)[0] is not None:
+                os.write(gate, b"go")
+        os._exit(0)
 
     def become_root(self) -> None:
         os.setgroups([])
@@ -260,11 +283,15 @@ class Executor:
         # By descriptor, not by name: /dev/pts/N could have been mounted over, ioctl_tty(2).
         slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         termios.tcsetwinsize(slave, (rows, columns))
-        wire.send(self._status, {"terminal": True}, (master,))
+        wire.send(self._status, {"opened": "terminal"}, (master,))
         os.close(master)
         for standard in (0, 1, 2):
             os.dup2(slave, standard)
         os.close(slave)
+
+    def open_socket(self, family: int, kind: int) -> None:
+        with socket.socket(family, kind) as opened:
+            wire.send(self._status, {"opened": "socket"}, (opened.fileno(),))
 
     def barrier(self, name: str) -> None:
         wire.send(self._status, {"barrier": name})

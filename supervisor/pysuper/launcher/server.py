@@ -5,6 +5,7 @@ The launcher process: clones containers on request, and cleans up after a superv
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -28,6 +29,9 @@ def main(control_descriptor: int) -> None:
     """Serve requests until the supervisor closes its end of the control socket, or dies."""
     os.closerange(3, control_descriptor)
     os.closerange(control_descriptor + 1, 1 << 20)
+    # Where a command may want descriptors of its own, none of ours will come to be.
+    for number in range(3, control_descriptor):
+        os.dup2(0, number, inheritable=False)
     _seal()
     control = socket.socket(fileno=control_descriptor)
     launcher = _Launcher()
@@ -45,7 +49,7 @@ def main(control_descriptor: int) -> None:
                 return
             pidfd = None
             if "launch" in message:
-                pidfd = launcher.launch(descriptors)
+                pidfd = launcher.launch(message["launch"], descriptors)
             elif "adopt" in message:
                 pidfd = launcher.adopt(descriptors[0])
             else:
@@ -97,20 +101,25 @@ class _Launcher:
         self._pidfds.remove(pidfd)
         os.close(pidfd)
 
-    def launch(self, descriptors: list[int]) -> int | None:
-        """Clone the first process of a container; its pidfd, or None if that failed (the supervisor is told)."""
-        plan_file, status_descriptor, *stdio = descriptors
+    def launch(self, given: dict[str, Any], descriptors: list[int]) -> int | None:
+        """Clone the process of a plan; its pidfd, or None if that failed (the supervisor is told)."""
+        plan_file, status_descriptor, *rest = descriptors
         status = socket.socket(fileno=status_descriptor)
-        namespaces: dict[str, int] = {}
+        held: dict[str, int] = {}
         pidfd: int | None = None
+        step = "clone"
         try:
             with open(plan_file, "rb") as file:
                 plan: dict[str, Any] = json.load(file)
-            step = "holder"
+            if len(rest) < len(given["files"]) + len(given["namespaces"]):  # there was no room for all
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            files = dict(zip(given["files"], rest, strict=False))
+            namespaces = dict(zip(given["namespaces"], rest[len(files) :], strict=True))
             if plan["holder"]:
-                namespaces = _hold_namespaces(plan["holder"])
+                step = "holder"
+                held = _hold_namespaces(plan["holder"])
             step = "clone"
-            pid, pidfd, gate = _clone(plan, status, stdio, namespaces)
+            pid, pidfd, gate = _clone(plan, status, files, namespaces | held)
             with gate:
                 self._pidfds.add(pidfd)
                 # From here on the supervisor can end the process, so whatever fails now is only to be told.
@@ -126,7 +135,7 @@ class _Launcher:
             return pidfd
         finally:
             status.close()
-            for descriptor in (*stdio, *namespaces.values()):
+            for descriptor in (*rest, *held.values()):
                 os.close(descriptor)
 
     def clean_up(self) -> None:
@@ -161,10 +170,10 @@ def _hold_namespaces(holder: dict[str, Any]) -> dict[str, int]:
 
 
 def _clone(
-    plan: dict[str, Any], status: socket.socket, stdio: list[int], namespaces: dict[str, int]
+    plan: dict[str, Any], status: socket.socket, files: dict[int, int], namespaces: dict[str, int]
 ) -> tuple[int, int, BinaryIO]:
     """
-    Clone the first process, as a child of the supervisor.
+    Clone the process of a plan, as a child of the supervisor.
 
     Returns:
         Its pid, its pidfd, and a gate at which it waits: a byte lets it run, end of file lets it exit.
@@ -179,7 +188,7 @@ def _clone(
             if pid == 0:
                 os.close(gate)
                 if os.read(wait_here, 1):
-                    child.become_container(plan, status, stdio, namespaces, _owner(plan))
+                    child.run_plan(plan, status, files, namespaces, _owner(plan))
                 # Whoever sent this is told by the kernel; the launcher, which knew it, has died.
                 wire.tell(status, {"orphaned": True})
                 os._exit(125)
@@ -208,7 +217,7 @@ def _dumpable(needed: bool) -> Iterator[None]:
 
 
 def _owner(plan: dict[str, Any]) -> tuple[int, int]:
-    """The container's root, as the first process must call it while it still is host root."""
+    """The container's root, as its first process must call it while it still is host root."""
     if not plan["holder"]:
         return 0, 0
     ids = plan["holder"]["ids"]

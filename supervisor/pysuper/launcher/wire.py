@@ -3,17 +3,21 @@ The messages between supervisor, launcher and container: JSON objects in SOCK_SE
 
 To the launcher, on its control socket:
 
-    {"launch": true}            descriptors: a file that holds the plan, the status socket, stdin, stdout, stderr
+    {"launch": {"files": [n, ...], "namespaces": [name, ...]}}
+                                descriptors: a file that holds the plan, the status socket, the command's files (`files`
+                                says which numbers they have there), namespaces to join
     {"adopt": true}             descriptor: the pidfd of a container whose launcher died
     {"remember": [kind, path]}  remove this if the supervisor dies; {"forget": [kind, path]} undoes it
     end of file                 the supervisor is gone: kill and remove what is left, and exit
 
-To the supervisor, on the status socket of each container:
+To the supervisor, on the status socket of each process:
 
-    {"pid": n}                  descriptor: the pidfd. From the launcher, all others from the container
+    {"pid": n}                  descriptor: the pidfd. From the launcher, all others from the process
     {"orphaned": true}          the launcher died before it could send the pid
+    {"forked": n}               descriptor: the pidfd of a child, also the supervisor's, that goes on with the plan once
+                                any packet is sent; the process itself ends then
     {"barrier": name}           waits for any packet; the barrier "ready" comes last, before the command
-    {"terminal": true}          descriptor: the master of the pseudo-terminal
+    {"opened": what}            descriptor: the master of the pseudo-terminal ("terminal"), or a "socket"
     {"failed": {"step": index | "clone" | "holder" | "execute", "errno": n | null, "message": text}}
     {"started": true}           from the init; without one, end of file says it
     {"exited": status}          of the command, as of waitpid(2), from the init
@@ -29,7 +33,7 @@ from typing import Any
 
 #: Larger than any message; a longer packet is cut off, and is then no JSON.
 MAX_PACKET = 65536
-MAX_DESCRIPTORS = 8
+MAX_DESCRIPTORS = 32
 
 
 def encode(message: dict[str, Any]) -> bytes:

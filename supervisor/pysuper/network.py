@@ -1,0 +1,69 @@
+"""
+A network namespace that several containers share: made before them, and gone when the last of them and its maker are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from pysuper import steps
+from pysuper.drivers import Launcher
+from pysuper.plan import Plan
+from pysuper.process import Process, standard_files
+
+__all__ = ["shared_network"]
+
+#: Ports below 1024 belong to who is root of the user namespace that owns the network, which none of the containers is;
+#: the same for ping's sockets. ip-sysctl.rst, ip_unprivileged_port_start and ping_group_range.
+_SYSCTLS = {"ip_unprivileged_port_start": "0", "ping_group_range": "0 2147483647"}
+
+
+@asynccontextmanager
+async def shared_network(launcher: Launcher) -> AsyncIterator[str]:
+    """
+    A path that leads to a new network namespace with loopback, for as long as the context lasts; root only.
+
+    Raises:
+        LaunchError: The kernel refused it.
+    """
+    settings = (steps.WriteFile(path=f"/proc/sys/net/ipv4/{name}", content=text) for name, text in _SYSCTLS.items())
+    plan = Plan(
+        id="network.0",
+        clone=("net",),
+        holder=None,
+        ids=None,
+        cgroup=None,
+        steps=(steps.Setsid(), steps.LoopbackUp(), *settings),
+        command=None,
+        checks=(),
+        warnings=(),
+    )
+    descriptor = await _make(launcher, plan)
+    try:
+        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+async def _make(launcher: Launcher, plan: Plan) -> int:
+    """Run a plan, and take a descriptor of its process's namespace, by which that outlives the process."""
+    taken = []
+    with standard_files(None, None, None) as files:
+        async with trio.open_nursery() as nursery, launcher.launch(plan, files, {}) as launched:
+            process = Process(launched, plan, "the process that makes a network")
+            nursery.start_soon(process.watch)
+
+            async def take(_barrier: str) -> None:
+                taken.append(os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+            try:
+                await process.start(take)
+            finally:
+                with trio.CancelScope(shield=True):
+                    process.send_signal(9)
+                    await process.reap()
+    return taken[0]

@@ -1,0 +1,260 @@
+"""
+One process of a plan, from the clone to its exit status: the first of a container, or one that joins it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import attrs
+import trio
+
+from pysuper import receipts, syscalls
+from pysuper.drivers import Launched
+from pysuper.errors import CommandNotExecutable, CommandNotFound, LaunchError, LimitError, StuckError, describe_errno
+from pysuper.launcher import wire
+from pysuper.launcher.client import launch_error, reap, receive
+from pysuper.plan import Plan
+
+__all__ = ["STUCK_BOUND", "Ended", "Process", "standard_files"]
+
+#: Seconds after SIGKILL in which the kernel must have let go of a process; it does not in state D.
+STUCK_BOUND = 10.0
+#: Seconds between the moment in which a process leaves its cgroups, and the one in which it has ended.
+_DYING = 0.1
+
+
+@attrs.frozen
+class Ended:
+    """
+    What a process left, once it is reaped.
+
+    Attributes:
+        status: Of the command, as of waitpid(2).
+        usage: Of all that the process has reaped.
+        seconds: From the start of the command to its end.
+    """
+
+    status: int
+    usage: syscalls.Exit
+    seconds: float
+
+
+class Process:
+    """
+    A process that the launcher has cloned, or the child that goes on in its place (`steps.Fork`).
+
+    Attributes:
+        pid: As the supervisor sees it.
+        exited: Set when it has ended; it is still to be reaped then.
+        receipts: What its plan promised and was found in force.
+        opened: Descriptors that it has sent, by what they are; `close` closes those that nobody took.
+    """
+
+    def __init__(self, launched: Launched, plan: Plan, title: str) -> None:
+        """
+        Args:
+            launched: By the launcher, whose context has to last until this has ended.
+            plan: Of the process.
+            title: For messages, such as "the first process of web".
+        """
+        self.pid = launched.pid
+        self.exited = trio.Event()
+        self.receipts: tuple[receipts.Receipt, ...] = ()
+        self.opened: dict[str, int] = {}
+        self._launched = launched
+        self._plan = plan
+        self._title = title
+        self._pidfd = launched.pidfd
+        self._ready = False
+        self._began = self._ended = time.monotonic()
+
+    async def watch(self) -> None:
+        """Wait for its end, as a task; shielded, since what was cloned has to be reaped."""
+        # A process that was stuck is given up: its descriptor is closed.
+        with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_readable(self._launched.pidfd)
+            if self._has_forked():
+                await reap(self._launched.pidfd)
+                await trio.lowlevel.wait_readable(self._pidfd)
+            self._ended = time.monotonic()
+        self.exited.set()
+
+    async def start(self, at_barrier: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """
+        From the clone to the running command, or to the end of a plan without one.
+
+        Args:
+            at_barrier: Called when it waits, with the name of the barrier.
+
+        Raises:
+            LaunchError: A step failed; CommandNotFound and CommandNotExecutable among them.
+            LimitError: Something that was promised is not in force.
+        """
+        try:
+            while not await self._heed(at_barrier):
+                pass
+        except ConnectionError as error:
+            raise self._killed() from error
+
+    async def _heed(self, at_barrier: Callable[[str], Awaitable[None]] | None) -> bool:
+        """Act on one message; whether it was the last one before the command."""
+        message, descriptors, _ = await receive(self._launched.status)
+        match message:
+            case None if self._ready and (self._plan.command is None or not self._plan.command.init):
+                return True  # exit or execve closed the socket
+            case {"started": _}:
+                return True
+            case {"barrier": str(name)}:
+                await self._pass(name, at_barrier)
+            case {"opened": str(what)}:
+                self.opened[what] = self._only(descriptors)
+            case {"forked": int(pid)}:
+                self._pidfd, self.pid = self._only(descriptors), pid
+                with trio.CancelScope(shield=True):  # it ends when it is told that its child is known
+                    await self._go()
+            case {"failed": failed}:
+                raise _execution_error(failed) or launch_error(failed, self._plan)
+            case _:
+                raise self._killed()
+        return False
+
+    async def _pass(self, barrier: str, at_barrier: Callable[[str], Awaitable[None]] | None) -> None:
+        if barrier == "ready":
+            self._ready = True
+            self.receipts = await self._take_receipts()
+            self._began = time.monotonic()
+        if at_barrier is not None:
+            await at_barrier(barrier)
+        await self._go()
+
+    async def _take_receipts(self) -> tuple[receipts.Receipt, ...]:
+        try:
+            return receipts.take(self._plan.checks, self.pid)
+        except LimitError:
+            # Of a process that is being killed nothing holds any more, and nothing is wrong with that.
+            with trio.move_on_after(_DYING):
+                await self.exited.wait()
+                raise self._killed() from None
+            raise
+
+    async def _go(self) -> None:
+        await self._launched.status.send(wire.encode({"go": True}))
+
+    def _only(self, descriptors: list[int]) -> int:
+        if not descriptors:  # there was no room for one
+            raise LaunchError(f"{self._title}: {describe_errno(errno.EMFILE)}", errno=errno.EMFILE)
+        return descriptors[0]
+
+    def _has_forked(self) -> bool:
+        """Whether its child has taken its place."""
+        return self._pidfd != self._launched.pidfd
+
+    def _killed(self) -> LaunchError:
+        return LaunchError(f"{self._title} was killed while it was set up")
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal; nothing happens if it has ended."""
+        if not self.exited.is_set():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill_group(self) -> None:
+        """Send SIGKILL to it and its process group; nothing happens if it has ended."""
+        if not self.exited.is_set():
+            # Of whom it is the leader, or will be: no other group has this number before it is reaped.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.send_signal(signal.SIGKILL)
+
+    async def reap(self) -> Ended:
+        """
+        Wait until it has ended, which it must have been told before, and reap it.
+
+        Raises:
+            StuckError: It has not within ten seconds.
+        """
+        with trio.move_on_after(STUCK_BOUND):
+            await self.exited.wait()
+        if not self.exited.is_set():
+            raise StuckError(
+                f"{self._title}, process {self.pid}, has not ended {STUCK_BOUND:g} s after SIGKILL "
+                f"(state {_state(self.pid)})",
+                remedy="the kernel has to let go of it",
+            )
+        usage = await reap(self._pidfd)
+        if not self._has_forked():
+            await _reap_group(self.pid)
+        told = await self._drain()
+        return Ended(usage.status if told is None else told, usage, self._ended - self._began)
+
+    async def _drain(self) -> int | None:
+        """Read what it had still to say: the wait status of the command, if an init was in front of it."""
+        told = None
+        while True:
+            try:
+                message, descriptors, _ = await receive(self._launched.status)
+            except OSError:
+                return told
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if message is None:
+                return told
+            told = message.get("exited", told)
+
+    def close(self) -> None:
+        """Close what it has sent."""
+        while self.opened:
+            os.close(self.opened.popitem()[1])
+        if self._has_forked():
+            trio.lowlevel.notify_closing(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = self._launched.pidfd
+
+
+@contextmanager
+def standard_files(*given: int | None) -> Iterator[dict[int, int]]:
+    """The descriptors 0 to 2 for a command, where None is /dev/null."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield {number: null if descriptor is None else descriptor for number, descriptor in enumerate(given)}
+    finally:
+        os.close(null)
+
+
+async def _reap_group(leader: int) -> None:
+    """
+    Reap a child that had been forked, but was not known yet when its maker was killed; it has not left the group.
+
+    A pid namespace does not end before everything in it is reaped, pid_namespaces(7).
+    """
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        while os.waitpid(-leader, os.WNOHANG) == (0, 0):  # noqa: ASYNC222 - it does not block
+            await trio.sleep(0.001)
+
+
+def _execution_error(failed: dict[str, object]) -> LaunchError | None:
+    """The error of a command that could not be executed, or None if it was something else that failed."""
+    if failed["step"] != "execute":
+        return None
+    number, message = failed["errno"], str(failed["message"])
+    if message.startswith("working directory"):
+        return LaunchError(message, errno=number if isinstance(number, int) else None)
+    cls = CommandNotFound if number in (errno.ENOENT, errno.ENOTDIR) else CommandNotExecutable
+    return cls(message, step="execute", errno=number if isinstance(number, int) else None)
+
+
+def _state(pid: int) -> str:
+    """The one-letter state of a process, proc_pid_stat(5)."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return "unknown"
