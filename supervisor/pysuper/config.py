@@ -1,226 +1,174 @@
 """
 TOML files to specs.
 
+    [defaults]
+    rootfs = "tar:${IMAGE:-alpine.tar.gz}"
+
     [container.web]
     command = "httpd -f -p 8080"
-    rootfs = "tar:alpine.tar.gz"
     volumes = ["./site:/srv:ro"]
+    depends_on = { db = "healthy" }
 
     [container.web.cgroup]
     pids_max = 20
     memory_max = "256M"
 
-This and `tables` are the only modules with untyped dicts.
+`keys` has all that may be in a file. This, `keys`, `tables` and `document` are the only modules with untyped dicts.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
+import attrs
+
 from pysuper.errors import ConfigError
-from pysuper.shorthand import (
-    Mount,
-    absolute_rootfs,
-    absolute_source,
-    host_path,
-    make_mount,
-    merge_rlimits,
-    parse_environment,
-    parse_tmpfs,
-    parse_ulimit,
-    parse_volume,
-    read_env_file,
-)
-from pysuper.spec import ContainerSpec, DriverChoice, Limits, Rlimit
-from pysuper.tables import (
-    Error,
-    Invalid,
-    Keys,
-    Parser,
-    boolean,
-    collect,
-    collect_list,
-    mapping,
-    read_file,
-    string,
-    strings,
-    table,
-    typed,
-)
-from pysuper.units import (
-    parse_count,
-    parse_cpus,
-    parse_cpuset,
-    parse_duration,
-    parse_signal,
-    parse_size,
-    shown,
-)
-from pysuper.validation import problems, validate
+from pysuper.interpolation import interpolate_all
+from pysuper.keys import DOCUMENT, MERGED, attributes, container_keys
+from pysuper.shorthand import merge_rlimits
+from pysuper.spec import ContainerSpec, DriverChoice, Limits
+from pysuper.stack.spec import JournalSpec, Kind, MemberSpec, Schedule, StackSpec
+from pysuper.stack.validation import problems
+from pysuper.tables import Error, Invalid, Key, Keys, attempt, read_file, table
+from pysuper.validation import validate
 
-__all__ = ["load", "validate"]
+__all__ = ["load", "load_stack", "validate"]
 
-#: Keys that are not called as the attribute of the spec that they set: Compose users know them.
-_ATTRIBUTES = {"stop_grace_period": "stop_timeout", "tty": "terminal"}
-#: The keys that a problem with an attribute of the spec can come from.
-_ORIGINS = {
-    "environment": ("environment", "env_file"),
-    "mounts": ("volumes", "tmpfs"),
-    "rlimits": ("ulimits",),
-    "stop_timeout": ("stop_grace_period",),
-}
+#: Tables as they are in the file, by their place in it.
+_Tables = dict[tuple[str, ...], Any]
+_DEFAULTS: tuple[str, ...] = ("defaults",)
+#: Keys of which several make one attribute.
+_COMBINED = frozenset({"cgroup", "cron", "env_file", "environment", "every", "tmpfs", "ulimits", "volumes"})
 
 
 def load(path: str) -> dict[str, ContainerSpec]:
     """
-    The containers of a file, by name. Paths in it are relative to its directory.
+    The containers of a file, by name, each as it is when it runs alone: in no network that a stack would give it.
 
     Raises:
         ConfigError: The file cannot be read, or is wrong.
     """
-    keys = _container_keys(os.path.dirname(os.path.abspath(path)))
-
-    def parse(tables: Any) -> dict[str, ContainerSpec]:
-        named = typed(dict, "a table")(tables).items()
-        return collect((name, partial(_container, name, keys), inner) for name, inner in named)
-
-    containers: dict[str, ContainerSpec]
-    containers = read_file(path, table({"container": parse})).get("container", {})
-    if not containers:
-        raise ConfigError(f"{path}: there is no container in it", remedy="add a [container.NAME]")
-    return containers
-
-
-def _container_keys(directory: str) -> dict[str, Parser]:
-    """The keys of a `[container.NAME]` table."""
+    containers = {name: member.container for name, member in load_stack(path).members.items()}
     return {
-        "best_effort": boolean,
-        "cgroup": table(
-            {
-                "cpu_max": parse_cpus,
-                "cpuset_cpus": parse_cpuset,
-                "driver": _driver,
-                "io_max": mapping(mapping(parse_size)),
-                "memory_max": parse_size,
-                "memory_swap_max": partial(parse_size, zero=True),
-                "pids_max": parse_count,
-            }
-        ),
-        "command": _command,
-        "env_file": partial(_env_files, directory=directory),
-        "environment": _environment,
-        "hostname": string,
-        "init": boolean,
-        "network": _driver,
-        "read_only": boolean,
-        "rootfs": lambda value: absolute_rootfs(_driver(value), directory),
-        "share": lambda value: frozenset(strings(value)),
-        "stop_grace_period": partial(parse_duration, zero=True),
-        "stop_signal": parse_signal,
-        "timeout": parse_duration,
-        "tmpfs": lambda value: collect_list(parse_tmpfs, strings(value)),
-        "tty": boolean,
-        "ulimits": _ulimits,
-        "user": lambda value: str(value) if type(value) is int else string(value),
-        "volumes": partial(_volumes, directory=directory),
-        "working_dir": string,
+        name: attrs.evolve(container, network=DriverChoice("none")) if container.network.name == "stack" else container
+        for name, container in containers.items()
     }
 
 
-def _container(name: str, keys: Mapping[str, Parser], value: Any) -> ContainerSpec:
-    """The spec of one table."""
-    errors: list[Error] = []
-    try:
-        given = table(keys)(value)
-    except Invalid as invalid:
-        # Go on with the rest, to find out what else is wrong.
-        given, errors = dict(invalid.parsed), list(invalid.errors)
-    cgroup = given.pop("cgroup", {})
-    spec = ContainerSpec(
-        name=name,
-        cgroup=cgroup.pop("driver", DriverChoice("auto")),
-        limits=Limits(**cgroup),
-        environment=given.pop("env_file", {}) | given.pop("environment", {}),
-        mounts=(*given.pop("volumes", ()), *given.pop("tmpfs", ())),
-        rlimits=merge_rlimits(*ContainerSpec(name="").rlimits, *given.pop("ulimits", ())),
-        **{_ATTRIBUTES.get(key, key): parsed for key, parsed in given.items()},
+def load_stack(path: str, environment: Mapping[str, str] = os.environ) -> StackSpec:
+    """
+    The stack of a file. Paths in it are relative to its directory.
+
+    Args:
+        environment: What its variables are taken from.
+
+    Raises:
+        ConfigError: The file cannot be read, or is wrong.
+    """
+    absolute = os.path.abspath(path)
+    stack: StackSpec = read_file(path, lambda document: _stack(document, absolute, environment))
+    if not stack.members:
+        raise ConfigError(f"{path}: there is no container in it", remedy="add a [container.NAME]")
+    return stack
+
+
+def _stack(document: dict[str, Any], path: str, environment: Mapping[str, str]) -> StackSpec:
+    """The stack of a document: everything is read as far as it can be, and then judged as a whole."""
+    document, unset = interpolate_all(document, environment)
+    given, errors = attempt(table(DOCUMENT), document)
+    keys = container_keys(os.path.dirname(path), environment)
+    containers: _Tables = {("container", name): value for name, value in given.get("container", {}).items()}
+    tables = {_DEFAULTS: given.get("defaults", {}), **containers}
+    read = {place: attempt(table(keys), value) for place, value in tables.items()}
+    errors += [((*place, *inner), what) for place, (_, wrong) in read.items() for inner, what in wrong]
+    defaults, _ = read[_DEFAULTS]
+    stack = StackSpec(
+        path=path,
+        members={place[1]: _member(keys, place[1], defaults, read[place][0]) for place in containers},
+        journal=given.get("journal", JournalSpec()),
+        **given.get("stack", {}),
     )
-    errors += [(_origin(attribute, value), what) for attribute, what in problems(spec)]
+    errors += _problems(stack, keys, tables, {place for place, (_, wrong) in read.items() if wrong})
+    errors = [*unset, *_independent(errors, {place for place, _ in unset})]
     if errors:
-        raise Invalid(errors)
-    return spec
+        raise Invalid(list(dict.fromkeys(errors)))
+    return stack
 
 
-def _origin(attribute: str, given: Mapping[str, Any]) -> Keys:
-    """The key of a container's table, `given`, that an attribute of its spec came from."""
-    if attribute == "name":
-        return ()
-    if attribute.startswith("limits."):
-        return ("cgroup", attribute.removeprefix("limits."))
-    candidates = _ORIGINS.get(attribute, (attribute,))
-    return (next((key for key in candidates if key in given), candidates[0]),)
+def _problems(stack: StackSpec, keys: Mapping[str, Key], tables: _Tables, unread: Set[Keys]) -> Iterator[Error]:
+    """What is wrong in a stack as a whole, and where in the file; `unread` are tables with errors of their own."""
+    for (name, *attribute), what in problems(stack):
+        # What could not be read of a member is not what it lacks.
+        if attribute[0] != "depends_on" or unread.isdisjoint({_DEFAULTS, ("container", attribute[-1])}):
+            yield _place(keys, tables, name, tuple(attribute)), what
 
 
-def _command(value: Any) -> tuple[str, ...]:
-    """A list, or a string that is split as a shell would, without expanding anything."""
-    return tuple(shlex.split(value) if isinstance(value, str) else strings(value))
+def _independent(errors: Iterable[Error], unset: Set[Keys]) -> list[Error]:
+    """Those of the errors that do not come from strings whose variables could not be replaced."""
+    lists = {place[:-1] for place in unset if isinstance(place[-1], int)}
+
+    def follows(place: Keys) -> bool:
+        for length in range(len(place) + 1):
+            # What is said of a list without naming one of its items may come from any of them.
+            names_item = isinstance((*place, None)[length], int)
+            if place[:length] in unset or (place[:length] in lists and not names_item):
+                return True
+        return False
+
+    return [error for error in errors if not follows(error[0])]
 
 
-def _environment(value: Any) -> dict[str, str]:
-    """A table of strings and numbers, or a list of `NAME=VALUE`."""
-    if not isinstance(value, dict):
-        return parse_environment(strings(value))
-    return {name: str(text) for name, text in mapping(_environment_value)(value).items()}
+def _member(keys: Mapping[str, Key], name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> MemberSpec:
+    """The member that the keys of a container describe, on top of the defaults."""
+    values = _overlay(name, defaults, own)
+    schedule = Schedule(every=values.get("every"), cron=values.get("cron"))
+    cgroup = dict(values.get("cgroup", {}))
+    made = {
+        "name": name,
+        # A container is in the network of its stack, or in the host's.
+        "network": DriverChoice("none" if "net" in values.get("share", ()) else "stack"),
+        "kind": Kind.SERVICE if schedule == Schedule() else Kind.TASK,
+        "schedule": None if schedule == Schedule() else schedule,
+        "cgroup": cgroup.pop("driver", DriverChoice("auto")),
+        "limits": Limits(**cgroup),
+        "environment": values.get("env_file", {}) | values.get("environment", {}),
+        "mounts": (*values.get("volumes", ()), *values.get("tmpfs", ())),
+        "rlimits": merge_rlimits(*ContainerSpec(name="").rlimits, *values.get("ulimits", {}).values()),
+        **attributes(keys, {key: value for key, value in values.items() if key not in _COMBINED}),
+    }
+    inner = {attribute: made.pop(attribute) for attribute in attrs.fields_dict(ContainerSpec) if attribute in made}
+    return MemberSpec(container=ContainerSpec(**inner), **made)
 
 
-def _environment_value(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{shown(value)} is not a string or a number")
-    return str(value)
+def _overlay(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What the keys of a container and those of the defaults mean together."""
+    both = {key: {**defaults[key], **own[key]} for key in MERGED & defaults.keys() & own.keys()}
+    values = {**defaults, **own, **both}
+    if name in values.get("depends_on", {}) and name not in own.get("depends_on", {}):
+        # What all others depend on does not depend on itself.
+        values["depends_on"] = {other: what for other, what in values["depends_on"].items() if other != name}
+    return values
 
 
-def _env_files(value: Any, directory: str) -> dict[str, str]:
-    paths = [host_path(path, directory) for path in strings(value)]
-    return {k: v for variables in collect_list(read_env_file, paths) for k, v in variables.items()}
+def _place(keys: Mapping[str, Key], tables: _Tables, name: str, attribute: tuple[str, ...]) -> Keys:
+    """The keys that an attribute of a member comes from: its own, unless those of the defaults say more about it."""
+    setters = [key for key in keys if (keys[key].attribute or key) == attribute[0]]
+    candidates = [(place, (key, *attribute[1:])) for place in (("container", name), _DEFAULTS) for key in setters]
+    if not candidates:
+        return ("container", name)
+    place, inner = max(candidates, key=lambda candidate: _depth(tables[candidate[0]], candidate[1]))
+    return (*place, *inner)
 
 
-def _ulimits(value: Any) -> tuple[Rlimit, ...]:
-    """A list of `nofile=1024:2048`, or a table of `1024`, `"1024:2048"`, `{soft = 1, hard = 2}`."""
-    if not isinstance(value, dict):
-        return tuple(collect_list(parse_ulimit, strings(value)))
-    attempts = ((name, partial(_ulimit, name), limit) for name, limit in value.items())
-    return tuple(collect(attempts).values())
-
-
-def _ulimit(name: str, value: Any) -> Rlimit:
-    if not isinstance(value, dict):
-        return parse_ulimit(f"{name}={value}")
-    count = partial(parse_count, zero=True)
-    limits = table({"soft": count, "hard": count})(value)
-    if len(limits) != 2:
-        raise ValueError("needs both soft and hard")
-    return Rlimit(name, limits["soft"], limits["hard"])
-
-
-def _volumes(value: Any, directory: str) -> list[Mount]:
-    """A list of `SOURCE:TARGET[:ro]` and of tables, see `make_mount`."""
-
-    def parse(volume: Any) -> Mount:
-        mount = make_mount(volume) if isinstance(volume, dict) else parse_volume(string(volume))
-        return absolute_source(mount, directory)
-
-    return collect_list(parse, typed(list, "a list of volumes")(value))
-
-
-def _driver(value: Any) -> DriverChoice:
-    """`NAME[:ARGUMENT]`, or a table of `driver` and the driver's own options."""
-    if not isinstance(value, dict):
-        return DriverChoice.parse(typed(str, "a driver, such as v2, or a table")(value))
-    options = dict(value)
-    if "driver" not in options:
-        raise ValueError("needs driver, its name")
-    return DriverChoice(string(options.pop("driver")), options)
+def _depth(value: Any, keys: Keys) -> int:
+    """How many of the keys, one inside of the other, are in a value."""
+    for number, key in enumerate(keys):
+        if not isinstance(value, dict):
+            # A short form: names in a list, or one alone.
+            return number + (value == key or (isinstance(value, list) and key in value))
+        if key not in value:
+            return number
+        value = value[key]
+    return len(keys)

@@ -48,18 +48,22 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, add_help=False, **settings)
         self.add_argument("--help", action="help", help="show this text")
 
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+    def parse(self, argv: Sequence[str], *, intermixed: bool = False) -> argparse.Namespace:
         """
         Parse options up to the first argument that is none, or up to `--`.
 
         getopt finds that place as POSIX has it; argparse would look for options in the command too.
+
+        Args:
+            intermixed: There is no command: what is no option may stand among options too.
         """
+        split = getopt.gnu_getopt if intermixed else getopt.getopt
         names = {name: action for action in self._actions for name in action.option_strings}
         valued = {name for name, action in names.items() if action.nargs != 0}
         short = "".join(n[1:] + ":" * (n in valued) for n in names if not n.startswith("--"))
         long = [n[2:] + "=" * (n in valued) for n in names if n.startswith("--")]
         try:
-            options, rest = getopt.getopt(list(argv), short, long)
+            options, rest = split(list(argv), short, long)
         except getopt.GetoptError as error:
             known = {f"-{error.opt}", f"--{error.opt}"} & names.keys()
             near = [] if known else difflib.get_close_matches(f"--{error.opt}", names, n=1)

@@ -25,7 +25,9 @@ __all__ = [
     "make_mount",
     "merge_rlimits",
     "parse_environment",
+    "parse_mode",
     "parse_mount",
+    "parse_soft_hard",
     "parse_tmpfs",
     "parse_ulimit",
     "parse_volume",
@@ -51,12 +53,14 @@ _MOUNT_ALIASES = {
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """What follows after a word that is not known: the nearest one that is, or all of them."""
+    """What follows after a word that is not known: the nearest one that is, or all of them, or a line of them."""
     import difflib  # needed only when something is wrong
+    import textwrap
 
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+    names = textwrap.shorten(", ".join(known), 200, placeholder=" ...")
+    return f"did you mean {near[0]!r}?" if near else f"there are {names or 'none'}"
 
 
 def parse_volume(text: str) -> BindMount:
@@ -115,7 +119,7 @@ def make_mount(fields: Mapping[str, Any]) -> Mount:
     return TmpfsMount(
         target=fields["target"],
         size=parse_size(fields["size"]) if "size" in fields else None,
-        mode=_mode(fields.get("mode", 0o1777)),
+        mode=parse_mode(fields.get("mode", 0o1777)),
     )
 
 
@@ -126,7 +130,7 @@ def _flag(value: object) -> bool:
     return words[value]
 
 
-def _mode(value: object) -> int:
+def parse_mode(value: object) -> int:
     """Permission bits; in a string they are octal."""
     try:
         mode = int(value, 8) if isinstance(value, str) else value
@@ -140,27 +144,34 @@ def _mode(value: object) -> int:
 def parse_ulimit(text: str) -> Rlimit:
     """`NAME=SOFT[:HARD]`."""
     name, _, values = text.partition("=")
-    soft, colon, hard = values.partition(":")
-    if not name or not soft or (colon and not hard):
+    if not name or not values:
         raise ValueError(f"{shown(text)} is not NAME=SOFT[:HARD], such as nofile=1024:2048")
-    return Rlimit(name, parse_count(soft, zero=True), parse_count(hard or soft, zero=True))
+    return Rlimit(name, *parse_soft_hard(values))
 
 
-def parse_environment(entries: Iterable[str]) -> dict[str, str]:
+def parse_soft_hard(value: str | int) -> tuple[int, int]:
+    """`SOFT[:HARD]`."""
+    soft, colon, hard = str(value).partition(":")
+    if not soft or (colon and not hard):
+        raise ValueError(f"{shown(value)} is not SOFT[:HARD], such as 1024:2048")
+    return parse_count(soft, zero=True), parse_count(hard or soft, zero=True)
+
+
+def parse_environment(entries: Iterable[str], host: Mapping[str, str] = os.environ) -> dict[str, str]:
     """`NAME=VALUE`; `NAME` alone has the host's value, and is left out if the host has none."""
     split = [entry.partition("=") for entry in entries]
-    given = {name: value if equals else os.environ.get(name) for name, equals, value in split}
+    given = {name: value if equals else host.get(name) for name, equals, value in split}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def read_env_file(path: str) -> dict[str, str]:
+def read_env_file(path: str, host: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Lines as in `parse_environment`; empty lines and those that begin with `#` do not count."""
     try:
         with open(path, errors="surrogateescape") as file:
             lines = [line.lstrip().rstrip("\n") for line in file]
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
-    return parse_environment(line for line in lines if line and not line.startswith("#"))
+    return parse_environment((line for line in lines if line and not line.startswith("#")), host)
 
 
 def host_path(text: str, directory: str) -> str:

@@ -19,19 +19,22 @@ from pysuper.shorthand import did_you_mean
 from pysuper.spec import NAMESPACES, BindMount, ContainerSpec, Limits, Rlimit, TmpfsMount
 from pysuper.units import MAX_CPU, MAX_INT, parse_cpuset, shown
 
-__all__ = ["problems", "validate"]
+__all__ = ["MAX_NAME", "NAME", "Problem", "command_problem", "problems", "validate"]
 
 #: PID_MAX_LIMIT of 64-bit kernels, include/linux/threads.h; pids.max refuses more.
 _PIDS_MAX = 2**22
 #: The least quota that the scheduler takes (1 ms) in a period of 100 ms.
 _CPU_MIN = 0.01
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+#: A name of a container, and its most characters.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+MAX_NAME = 63
+_MAX_HOSTNAME = 64
 #: The highest id; the one above is "no id" in chown(2) and setresuid(2).
 _ID_MAX = 2**32 - 2
 _IO_KEYS = ("rbps", "wbps", "riops", "wiops")
 
-#: The path of an attribute of the spec, and what is wrong with it.
-Problem = tuple[str, str]
+#: The path of an attribute of the spec, such as `("limits", "pids_max")`, and what is wrong with it.
+Problem = tuple[tuple[str, ...], str]
 
 
 def validate(spec: ContainerSpec) -> None:
@@ -41,12 +44,12 @@ def validate(spec: ContainerSpec) -> None:
     Raises:
         ConfigError: It names everything that is wrong.
     """
-    if found := [f"{path}: {message}" for path, message in problems(spec)]:
+    if found := [f"{'.'.join(path)}: {message}" for path, message in problems(spec)]:
         raise ConfigError("; ".join(found))
 
 
 def problems(spec: ContainerSpec) -> Iterator[Problem]:
-    """Everything that is wrong, each with the path of the attribute, such as `limits.pids_max`."""
+    """Everything that is wrong, each with the path of the attribute."""
     yield from _name_problems(spec)
     yield from _command_problems(spec)
     yield from _namespace_problems(spec)
@@ -57,39 +60,46 @@ def problems(spec: ContainerSpec) -> Iterator[Problem]:
 
 
 def _name_problems(spec: ContainerSpec) -> Iterator[Problem]:
-    for path, name, most in (("name", spec.name, 63), ("hostname", spec.hostname, 64)):
+    for attribute, name, most in (("name", spec.name, MAX_NAME), ("hostname", spec.hostname, _MAX_HOSTNAME)):
         if name is None:
             continue
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(NAME, name):
             rule = "must be letters, digits, '_', '.' and '-', and begin with a letter or digit"
-            yield path, f"{shown(name)} {rule}"
+            yield (attribute,), f"{shown(name)} {rule}"
         elif len(name) > most:
-            yield path, f"{shown(name)} has {len(name)} characters; {most} is the most"
+            yield (attribute,), f"{shown(name)} has {len(name)} characters; {most} is the most"
 
 
 def _command_problems(spec: ContainerSpec) -> Iterator[Problem]:
-    if isinstance(spec.command, str):
-        yield "command", "is a string; give a list of strings, or use shlex.split"
-    elif spec.command and not spec.command[0]:
-        yield "command", "the program is an empty string"
-    elif any("\0" in argument for argument in spec.command):
-        yield "command", "an argument contains a NUL character"
+    if message := command_problem(spec.command):
+        yield ("command",), message
     for name, value in spec.environment.items():
         if not name or re.search(r"[=\0\s]", name):
-            yield "environment", f"{shown(name)} is not a name of a variable"
+            yield ("environment",), f"{shown(name)} is not a name of a variable"
         elif "\0" in value:
-            yield "environment", f"the value of {shown(name)} contains a NUL character"
+            yield ("environment",), f"the value of {shown(name)} contains a NUL character"
     if message := _path_problem(spec.working_dir):
-        yield "working_dir", message
+        yield ("working_dir",), message
     if spec.user is not None:
         user, colon, group = spec.user.partition(":")
         if not _is_account(user) or (colon and not _is_account(group)):
             example = "a user, such as nobody, 1000 or 1000:1000"
-            yield "user", f"{shown(spec.user)} is not {example}"
+            yield ("user",), f"{shown(spec.user)} is not {example}"
     for capability in spec.capabilities:
         if capability not in CAPABILITIES:
             known = did_you_mean(capability, CAPABILITIES)
-            yield "capabilities", f"there is no capability {shown(capability)}; {known}"
+            yield ("capabilities",), f"there is no capability {shown(capability)}; {known}"
+
+
+def command_problem(command: tuple[str, ...]) -> str | None:
+    """What is wrong with an argument vector; an empty one is right."""
+    if isinstance(command, str):
+        return "is a string; give a list of strings, or use shlex.split"
+    if command and not command[0]:
+        return "the program is an empty string"
+    if any("\0" in argument for argument in command):
+        return "an argument contains a NUL character"
+    return None
 
 
 def _is_account(text: str) -> bool:
@@ -102,11 +112,11 @@ def _is_account(text: str) -> bool:
 def _namespace_problems(spec: ContainerSpec) -> Iterator[Problem]:
     for name in sorted(spec.share - set(NAMESPACES)):
         known = did_you_mean(name, NAMESPACES)
-        yield "share", f"there is no namespace {shown(name)}; {known}"
+        yield ("share",), f"there is no namespace {shown(name)}; {known}"
     if "mnt" in spec.share:
-        yield "share", "mnt cannot be shared: all mounts of a container are made in its own"
+        yield ("share",), "mnt cannot be shared: all mounts of a container are made in its own"
     if "uts" in spec.share and spec.hostname is not None:
-        yield "hostname", "a container that shares the uts namespace has the host's name"
+        yield ("hostname",), "a container that shares the uts namespace has the host's name"
 
 
 def _limit_problems(limits: Limits) -> Iterator[Problem]:
@@ -120,18 +130,18 @@ def _limit_problems(limits: Limits) -> Iterator[Problem]:
         unlimited = name == "pids_max" and value == -1
         # Written so that nan, which no comparison holds for, is refused.
         if value is not None and not unlimited and not least <= value <= most:
-            yield f"limits.{name}", f"{shown(value)} is not between {least} and {most}"
+            yield ("limits", name), f"{shown(value)} is not between {least} and {most}"
     if limits.cpuset_cpus is not None:
         try:
             parse_cpuset(limits.cpuset_cpus)
         except ValueError as error:
-            yield "limits.cpuset_cpus", str(error)
+            yield ("limits", "cpuset_cpus"), str(error)
     for device, rates in limits.io_max.items():
         yield from _io_problems(device, rates)
 
 
 def _io_problems(device: str, rates: Mapping[str, int]) -> Iterator[Problem]:
-    path = "limits.io_max"
+    path = ("limits", "io_max")
     if not re.fullmatch(r"[0-9]{1,7}:[0-9]{1,7}|/[^\0]+", device):
         yield path, f"{shown(device)} is not a device, such as 8:0 or /dev/sda"
     for key, rate in rates.items():
@@ -147,14 +157,14 @@ def _rlimit_problems(rlimits: tuple[Rlimit, ...]) -> Iterator[Problem]:
     for limit in rlimits:
         if limit.name not in known:
             hint = did_you_mean(limit.name, known)
-            yield "rlimits", f"there is no resource limit {shown(limit.name)}; {hint}"
+            yield ("rlimits",), f"there is no resource limit {shown(limit.name)}; {hint}"
         elif limit.name in seen:
-            yield "rlimits", f"{limit.name} is given twice"
+            yield ("rlimits",), f"{limit.name} is given twice"
         elif not (-1 <= limit.soft <= MAX_INT and -1 <= limit.hard <= MAX_INT):
-            yield "rlimits", f"{limit.name} is not between 0 and {MAX_INT}, or -1"
+            yield ("rlimits",), f"{limit.name} is not between 0 and {MAX_INT}, or -1"
         elif limit.hard != -1 and not 0 <= limit.soft <= limit.hard:
             both = f"the soft limit {limit.soft} is above the hard one {limit.hard}"
-            yield "rlimits", f"{limit.name}: {both}"
+            yield ("rlimits",), f"{limit.name}: {both}"
         seen.add(limit.name)
 
 
@@ -163,20 +173,20 @@ def _mount_problems(mounts: tuple[BindMount | TmpfsMount, ...]) -> Iterator[Prob
     for mount in mounts:
         target = posixpath.normpath(mount.target)
         if message := _path_problem(mount.target):
-            yield "mounts", message
+            yield ("mounts",), message
         elif target in ("/", "//"):
-            yield "mounts", "a mount at / would hide the root file system; choose it with rootfs"
+            yield ("mounts",), "a mount at / would hide the root file system; choose it with rootfs"
         elif target in seen:
-            yield "mounts", f"{shown(target)} is mounted twice"
+            yield ("mounts",), f"{shown(target)} is mounted twice"
         seen.add(target)
         if isinstance(mount, BindMount):
             if not mount.source.startswith("/") or "\0" in mount.source:
-                yield "mounts", f"the source {shown(mount.source)} is not an absolute path"
+                yield ("mounts",), f"the source {shown(mount.source)} is not an absolute path"
         else:
             if mount.size is not None and not 1 <= mount.size <= MAX_INT:
-                yield "mounts", f"the size {mount.size} is not between 1 and {MAX_INT}"
+                yield ("mounts",), f"the size {mount.size} is not between 1 and {MAX_INT}"
             if not 0 <= mount.mode <= 0o7777:
-                yield "mounts", f"the mode {mount.mode:o} is not between 0 and 7777"
+                yield ("mounts",), f"the mode {mount.mode:o} is not between 0 and 7777"
 
 
 def _path_problem(path: str) -> str | None:
@@ -192,8 +202,8 @@ def _path_problem(path: str) -> str | None:
 
 def _ending_problems(spec: ContainerSpec) -> Iterator[Problem]:
     if spec.stop_signal not in signal.valid_signals():
-        yield "stop_signal", f"there is no signal {spec.stop_signal}"
+        yield ("stop_signal",), f"there is no signal {spec.stop_signal}"
     if not 0 <= spec.stop_timeout < math.inf:
-        yield "stop_timeout", f"{spec.stop_timeout} is not a number of seconds"
+        yield ("stop_timeout",), f"{spec.stop_timeout} is not a number of seconds"
     if spec.timeout is not None and not 0 < spec.timeout < math.inf:
-        yield "timeout", f"{spec.timeout} is not a number of seconds above 0"
+        yield ("timeout",), f"{spec.timeout} is not a number of seconds above 0"

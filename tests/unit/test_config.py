@@ -10,13 +10,12 @@ from typing import Any
 import attrs
 import pytest
 from hypothesis import example, given, strategies as st
+from tomlfiles import EXAMPLES, errors, write
 
 from pysuper.config import load, validate
 from pysuper.errors import ConfigError
 from pysuper.spec import BindMount, ContainerSpec, DriverChoice, Limits, Rlimit, TmpfsMount
 from pysuper.tables import _Lines
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 FULL = r"""
 [container.web]
@@ -97,21 +96,6 @@ def full(directory: Path) -> ContainerSpec:
         timeout=90.0,
         best_effort=True,
     )
-
-
-def write(directory: Path, text: str) -> str:
-    """The path of a file with this text."""
-    path = directory / "demo.toml"
-    path.write_text(text)
-    return str(path)
-
-
-def errors(directory: Path, text: str) -> list[str]:
-    """The lines of the error about a file, without its path."""
-    path = write(directory, text)
-    with pytest.raises(ConfigError) as caught:
-        load(path)
-    return [line.removeprefix(f"{path}:") for line in str(caught.value).split("\n")]
 
 
 def test_every_key_has_its_place_in_the_spec(tmp_path: Path) -> None:
@@ -207,7 +191,7 @@ stop_signal = "TREM"
         ("container.a.rootfs = {}", "1: container.a.rootfs: needs driver, its name"),
         ("container.a.environment.X = true", "1: container.a.environment.X: True is not a string or a number"),
         ("container.a.environment.'A B' = 1", "1: container.a.environment: 'A B' is not a name of a variable"),
-        ("container.a.ulimits.nofile = {soft = 1}", "1: container.a.ulimits.nofile: needs both soft and hard"),
+        ("container.a.ulimits.nofile = {soft = 1}", "1: container.a.ulimits.nofile: needs hard"),
         (
             "container.a.ulimits.nofle = 1",
             "1: container.a.ulimits: there is no resource limit 'nofle'; did you mean 'nofile'?",
@@ -219,14 +203,28 @@ stop_signal = "TREM"
         ("\ncontainer.a.tmpfs = ''", "2: container.a.tmpfs[0]: target is not a path: ''"),
         ("container.a.tmpfs = ['/x', '/x/']", "1: container.a.tmpfs: '/x' is mounted twice"),
         (
-            "container.a.volumes = [{type = []}]",
-            "1: container.a.volumes[0]: [] is not a type of mount, such as bind or tmpfs",
+            "container.a.volumes = [{type = [], target = '/x'}]",
+            "1: container.a.volumes[0].type: [] is not a string",
         ),
+        (
+            "container.a.volumes = [{type = 'nfs', target = '/x'}]",
+            "1: container.a.volumes[0]: 'nfs' is not a type of mount, such as bind or tmpfs",
+        ),
+        ("container.a.volumes = [{source = '/x'}]", "1: container.a.volumes[0]: needs target"),
         ("container.a.working_dir = 'srv'", "1: container.a.working_dir: 'srv' is not an absolute path"),
         ("container.a.timeout = 1979-05-27", None),
         ("container.a.hostname = '" + "x" * 65536 + "'", None),
         ('container.a.command = ["a\\u0000b"]', "1: container.a.command: an argument contains a NUL character"),
         ("x = " + "[" * 9999, "nested too deeply"),
+        ("a." * 100 + "a = 1", "nested too deeply"),
+        ("#" * 2**20 + "\n", "has more than 1048576 characters"),
+        (
+            "x" * 65536 + " = 1",
+            "1: '" + "x" * 12 + "..." + "x" * 13 + "': there is no such key; there are container, "
+            "defaults, journal, stack",
+        ),
+        ("container.a." + "x" * 65536 + " = 1", None),
+        ("container.a.network = true", "1: container.a.network: True is not a driver, such as v2, or a table"),
         ("container.a.timeout = " + "9" * 5000, None),
         ("container.a.timeout = 0x" + "f" * 5000, None),
         ("[container.a]\nx = \n", "2: Invalid value"),
@@ -250,6 +248,44 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     latin.write_bytes(b"x = '\xe9'")
     with pytest.raises(ConfigError, match=r"not UTF-8: .* at byte 5"):
         load(str(latin))
+
+
+def test_a_file_without_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(ConfigError, match="/dev/zero: has more than 1048576 characters"):
+        load("/dev/zero")
+
+
+def test_a_container_alone_has_no_network_where_a_stack_would_give_it_one(tmp_path: Path) -> None:
+    text = "[container.a]\n[container.b]\nnetwork = 'stack'\n[container.c]\nnetwork = 'own'"
+    assert {name: str(spec.network) for name, spec in load(write(tmp_path, text)).items()} == {
+        "a": "none",
+        "b": "none",
+        "c": "own",
+    }
+
+
+def test_everything_may_be_a_string_since_variables_are(tmp_path: Path) -> None:
+    text = """
+    [container.a]
+    read_only = "true"
+    init = " false "
+    user = "7"
+    timeout = "90"
+    stop_signal = "2"
+    ulimits = { core = "0" }
+    cgroup = { pids_max = "20", memory_max = "1024", cpu_max = "0.5" }
+    """
+    (spec,) = load(write(tmp_path, text)).values()
+    assert spec == ContainerSpec(
+        name="a",
+        read_only=True,
+        init=False,
+        user="7",
+        timeout=90.0,
+        stop_signal=2,
+        rlimits=(Rlimit("nofile", 1024, 1024), Rlimit("core", 0, 0)),
+        limits=Limits(pids_max=20, memory_max=1024, cpu_max=0.5),
+    )
 
 
 def test_an_env_file_that_is_missing_is_an_error_at_its_key(tmp_path: Path) -> None:
@@ -277,6 +313,38 @@ def test_the_line_of_a_key_is_where_its_statement_begins(entries: list[tuple[str
     tomllib.loads(text)
     found = _Lines(text)
     assert {keys: found.of(keys) for keys in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (("a",), 1),
+        (("a", 0), 1),
+        (("a", 0, "x"), 2),
+        (("a", 0, "b"), 3),
+        (("a", 0, "b", 1, "y"), 6),
+        (("a", 1, "x"), 8),
+        (("a", 1, "c"), 9),
+        (("a", 1, "c", "d"), 9),
+        (("a", 1, "c", "d", "z", 1, "w"), 10),
+        (("none",), 1),
+        (("a", 1, "c", "none"), 9),
+    ],
+)
+def test_the_lines_of_arrays_of_tables_are_found(keys: tuple[str | int, ...], line: int) -> None:
+    text = """[[a]]
+x = 1
+[[a.b]]
+y = 1
+[[a.b]]
+y = "]"  # ] "
+[[a]]
+x = '['
+[a.c.d]
+z = [1, { w = 1 }]
+"""
+    tomllib.loads(text)
+    assert _Lines(text).of(keys) == line
 
 
 def test_a_line_is_found_in_a_file_with_carriage_returns() -> None:
