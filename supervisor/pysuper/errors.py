@@ -6,6 +6,7 @@ The exception tree: every error that pysuper raises on purpose.
     ├── DriverError              125   a plugin is missing, broken, or cannot work here
     ├── LimitError               125   a limit or an isolation that was promised is not in force
     ├── StuckError               125   the kernel has not let go of a process within the bound
+    ├── AlreadyRunning           100   another supervisor runs this stack
     └── LaunchError              125   a step of the set-up failed
         ├── CommandNotFound      127   the command does not exist in the container
         └── CommandNotExecutable 126   it exists, but cannot be executed
@@ -20,6 +21,7 @@ import os
 from typing import ClassVar
 
 __all__ = [
+    "AlreadyRunning",
     "CommandNotExecutable",
     "CommandNotFound",
     "ConfigError",
@@ -79,6 +81,12 @@ class LimitError(PysuperError):
 
 class StuckError(PysuperError):
     """Processes outlive SIGKILL (state D, or a frozen cgroup above); they are named in the message."""
+
+
+class AlreadyRunning(PysuperError):
+    """Another supervisor runs this stack; nothing was done."""
+
+    exit_code = 100
 
 
 class LaunchError(PysuperError):
