@@ -10,6 +10,7 @@ command that cannot be executed or does not exist, 2 for wrong usage.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pysuper.record import ExitRecord
 
 __all__ = ["main"]
+
+_Command = Callable[[Sequence[str], str, str], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,12 +109,11 @@ def _say(lines: Iterable[str]) -> None:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
-    commands = "\n".join(f"  {name:9} {summary}" for name, (_, summary) in _COMMANDS.items())
     parser = Parser(
         "pysuper",
         usage="pysuper [--help] [--version] COMMAND ...",
         description="Structured concurrency for Linux containers.",
-        epilog=f"commands (each has --help):\n{commands}",
+        epilog="\n\n".join(["Each command has --help:", *_listed()]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pysuper {pysuper.__version__}")
@@ -126,12 +128,18 @@ def _dispatch(argv: Sequence[str]) -> int:
     return command(rest, f"pysuper {name}", f"{summary[0].upper()}{summary[1:]}.")
 
 
+def _listed() -> Iterator[str]:
+    """The commands of each group, and what they do."""
+    for title, group in _GROUPS.items():
+        yield "\n".join([f"{title}:", *(f"  {name:8} {summary}" for name, (_, summary) in group.items())])
+
+
 def _run(argv: Sequence[str], prog: str, summary: str) -> int:
     parser = container_parser(prog, summary)
     arguments = parser.parse(argv)
     report = _Report(arguments.report) if arguments.report is not None else None
 
-    from pysuper.terminal import is_interactive
+    from pysuper.screen import is_interactive
 
     spec = make_spec(arguments, interactive=is_interactive())
 
@@ -185,7 +193,7 @@ def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
     arguments = parser.parse(argv)
 
     from pysuper.planning import make_plan
-    from pysuper.terminal import is_interactive
+    from pysuper.screen import is_interactive
 
     plan = make_plan(make_spec(arguments, interactive=is_interactive()))
     if arguments.json:
@@ -202,6 +210,7 @@ def _plugins(argv: Sequence[str], prog: str, summary: str) -> int:
     _no_arguments(Parser(prog, description=summary), argv)
 
     from pysuper.registry import available
+    from pysuper.show import columns
 
     rows: list[tuple[str, ...]] = [("GROUP", "NAME", "DISTRIBUTION", "VERSION", "WORKS HERE")]
     for entry in available():
@@ -211,10 +220,7 @@ def _plugins(argv: Sequence[str], prog: str, summary: str) -> int:
             works = "yes" if entry.detection.works else f"no: {entry.detection.reason}"
         group = entry.group.removeprefix("pysuper.")
         rows.append((group, entry.name, entry.distribution, entry.version, works))
-    rows = [tuple(map(one_line, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(*columns(rows), sep="\n")
     return 0
 
 
@@ -230,14 +236,73 @@ def _doctor(argv: Sequence[str], prog: str, summary: str) -> int:
     return 0
 
 
+def _config(argv: Sequence[str], prog: str, summary: str) -> int:
+    parser = Parser(prog, usage=f"{prog} FILE [--json] | --schema", description=summary)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of TOML")
+    parser.add_argument("--schema", action="store_true", help="print a JSON Schema of files instead, for editors")
+    arguments = parser.parse(argv, intermixed=True)
+    files = arguments.rest
+    if len(files) != (0 if arguments.schema else 1):
+        parser.error("give one FILE" if not arguments.schema else f"unexpected argument {files[0]!r}")
+    if arguments.schema:
+        from pysuper.schema import text
+
+        print(text(), end="")
+        return 0
+
+    from pysuper.config import load_stack
+    from pysuper.document import to_json, to_toml
+
+    print((to_json if arguments.json else to_toml)(load_stack(files[0])), end="")
+    return 0
+
+
 def _no_arguments(parser: Parser, argv: Sequence[str]) -> None:
     if rest := parser.parse(argv).rest:
         parser.error(f"unexpected argument {rest[0]!r}")
 
 
-_COMMANDS: dict[str, tuple[Callable[[Sequence[str], str, str], int], str]] = {
-    "run": (_run, "run a command in a container"),
-    "plan": (_plan, "show how a container would be made, and run nothing"),
-    "plugins": (_plugins, "list the drivers, and whether they work here"),
-    "doctor": (_doctor, "say what this kernel and this user can do, and how to get the rest"),
+def _of_stacks(function: str) -> _Command:
+    """The command `module.function` of `stack.commands`, imported when it is given."""
+    module, _, name = function.partition(".")
+
+    def command(argv: Sequence[str], prog: str, summary: str) -> int:
+        found: _Command = getattr(importlib.import_module(f"pysuper.stack.commands.{module}"), name)
+        return found(argv, prog, summary)
+
+    return command
+
+
+_GROUPS: dict[str, dict[str, tuple[_Command, str]]] = {
+    "one container": {
+        "run": (_run, "run a command in a container"),
+        "plan": (_plan, "show how a container would be made, and run nothing"),
+    },
+    "a stack of containers": {
+        "config": (_config, "check a file, and print what it means: variables replaced, defaults merged"),
+        "up": (_of_stacks("up.up"), "start the containers of a file, and keep them alive"),
+        "down": (_of_stacks("change.down"), "stop all of them, and end"),
+        "reload": (_of_stacks("change.reload"), "read the file again, and change what has changed in it"),
+    },
+    "a stack that runs": {
+        "ps": (_of_stacks("ps.ps"), "list its containers"),
+        "stats": (_of_stacks("stats.stats"), "show what its containers use, of what they may"),
+        "inspect": (_of_stacks("inspect.inspect"), "print all that is known of containers, as JSON"),
+        "exec": (_of_stacks("execute.execute"), "run one more command in a container"),
+        "start": (_of_stacks("change.start"), "start containers that are down"),
+        "stop": (_of_stacks("change.change"), "stop containers, those that depend on others first"),
+        "restart": (_of_stacks("change.change"), "stop containers, and start them again"),
+        "pause": (_of_stacks("change.change"), "keep containers from running"),
+        "resume": (_of_stacks("change.change"), "let paused containers run again"),
+    },
+    "a stack, also when it is down": {
+        "logs": (_of_stacks("logs.logs"), "show what its containers have said"),
+        "events": (_of_stacks("logs.events"), "show what has happened to them"),
+        "why": (_of_stacks("why.why"), "tell why containers have ended, and what made them"),
+    },
+    "this machine": {
+        "plugins": (_plugins, "list the drivers, and whether they work here"),
+        "doctor": (_doctor, "say what this kernel and this user can do, and how to get the rest"),
+    },
 }
+_COMMANDS = {name: command for group in _GROUPS.values() for name, command in group.items()}

@@ -19,9 +19,10 @@ import trio
 from pysuper.container import Container
 from pysuper.errors import PysuperError
 from pysuper.record import ExitRecord
+from pysuper.screen import user_size
 from pysuper.spec import ContainerSpec
 from pysuper.supervisor import open_supervisor
-from pysuper.terminal import Pipes, relay_terminal, user_size
+from pysuper.terminal import Pipes, relay_terminal
 
 __all__ = ["run"]
 
@@ -94,8 +95,10 @@ class _Foreground:
         with self._before_end:
             async with open_supervisor() as supervisor:
                 with Pipes(() if self._spec.terminal else (0, 1, 2)) as pipes:
-                    given = dict(zip(("stdin", "stdout", "stderr"), pipes.given, strict=False))
-                    self.container = container = await supervisor.start(self._spec, **given)
+                    stdin, stdout, stderr = pipes.given or (0, 1, 2)  # with a terminal of its own it gets neither
+                    self.container = container = await supervisor.start(
+                        self._spec, stdin=stdin, stdout=stdout, stderr=stderr
+                    )
                     self._before_end.deadline = math.inf
                     for number in self._early:
                         self.deliver(number)

@@ -16,63 +16,30 @@ everything.
 from __future__ import annotations
 
 import errno
-import io
 import math
 import os
 import select
 import signal
-import termios
-import tty
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 from trio.lowlevel import FdStream
 
-__all__ = ["Pipes", "Relay", "is_interactive", "raw_mode", "relay_terminal", "user_size"]
+from pysuper.screen import (
+    BACKLOG as _BACKLOG,
+    PATIENCE as _PATIENCE,
+    copy_size,
+    end_of_file_key,
+    find_screen,
+    in_background,
+    make_pipes,
+    raw_mode,
+)
+
+__all__ = ["Pipes", "Relay", "relay_terminal"]
 
 _CHUNK = 65536
-#: For an end of file that does not come since a process outside of the container holds the other
-#: end: seconds without output, and bytes (more than the kernel buffers), that an ended container
-#: has left.
-_PATIENCE = 1.0
-_BACKLOG = 2**21
-
-
-def is_interactive() -> bool:
-    """Whether stdin and stdout are terminals, and what is typed there is for us."""
-    return os.isatty(0) and os.isatty(1) and not _in_background(0)
-
-
-def user_size() -> tuple[int, int] | None:
-    """The rows and columns of the user's terminal, if there is one."""
-    screen = next((fd for fd in (0, 1, 2) if os.isatty(fd)), None)
-    return None if screen is None else termios.tcgetwinsize(screen)
-
-
-def _in_background(fd: int) -> bool:
-    """Whether we would be stopped for reading from this terminal, or setting it; tcgetpgrp(3)."""
-    try:
-        return os.tcgetpgrp(fd) != os.getpgrp()
-    except OSError:  # not a terminal, or not the one that controls us
-        return False
-
-
-@contextmanager
-def raw_mode(fd: int) -> Iterator[None]:
-    """Let a terminal pass every key through, Ctrl-C too, and put it back at the end; termios(3)."""
-    if not os.isatty(fd):
-        yield
-        return
-    saved = termios.tcgetattr(fd)
-    try:
-        tty.setraw(fd, termios.TCSANOW)
-        yield
-    finally:
-        # Once we are in the background it is in the modes that the shell wants.
-        if not _in_background(fd):
-            with suppress(termios.error):  # hung up
-                termios.tcsetattr(fd, termios.TCSANOW, saved)
 
 
 class Relay:
@@ -104,7 +71,7 @@ async def relay_terminal(
     stdin, stdout, _ = stdio
     stream = FdStream(os.dup(master))
     outlet = _Outlet(stream, stdout, hang_up)
-    screen = next((fd for fd in stdio if os.isatty(fd)), None)
+    screen = find_screen(stdio)
     async with stream, trio.open_nursery() as nursery:
         with raw_mode(stdin):
             if screen is not None:
@@ -118,15 +85,10 @@ async def relay_terminal(
 async def _keep_size(screen: int, master: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Give a pseudo-terminal the size of the user's, now and when that changes; ioctl_tty(2)."""
     with trio.open_signal_receiver(signal.SIGWINCH) as changes:
-        _copy_size(screen, master)
+        copy_size(screen, master)
         task_status.started()
         async for _ in changes:
-            _copy_size(screen, master)
-
-
-def _copy_size(screen: int, master: int) -> None:
-    with suppress(termios.error):  # hung up
-        termios.tcsetwinsize(master, termios.tcgetwinsize(screen))
+            copy_size(screen, master)
 
 
 async def _type(source: _Source, stream: FdStream) -> None:
@@ -141,20 +103,11 @@ async def _type(source: _Source, stream: FdStream) -> None:
         # ended.
         delay = 0.1
         while True:
-            await stream.send_all(_end_of_file_key(stream.fileno()))
+            await stream.send_all(end_of_file_key(stream.fileno()))
             await trio.sleep(delay)
             delay *= 2
     except trio.BrokenResourceError:
         pass  # every process has closed its side
-
-
-def _end_of_file_key(master: int) -> bytes:
-    """Ctrl-D, unless the container has chosen another one."""
-    try:
-        key: bytes = termios.tcgetattr(master)[6][termios.VEOF]
-    except termios.error:
-        return b"\x04"
-    return key
 
 
 class Pipes:
@@ -166,21 +119,9 @@ class Pipes:
     """
 
     def __init__(self, stdio: Sequence[int] = (0, 1, 2)) -> None:
-        self.given = list(stdio)
+        self.given, ours, self._theirs = make_pipes(stdio)
         self._stdio = stdio
-        self._ours: dict[int, FdStream] = {}
-        self._theirs: list[io.FileIO] = []
-        for index, fd in enumerate(stdio):
-            if not os.isatty(fd):
-                continue
-            if index == 2 and 1 in self._ours and os.fstat(fd).st_rdev == os.fstat(stdio[1]).st_rdev:
-                self.given[2] = self.given[1]  # the same terminal: what is written first is shown first
-                continue
-            read, write = os.pipe()
-            theirs, ours = (read, write) if index == 0 else (write, read)
-            self._theirs.append(io.FileIO(theirs, "r" if index == 0 else "w"))
-            self._ours[index] = FdStream(ours)
-            self.given[index] = theirs
+        self._ours = {index: FdStream(fd) for index, fd in ours.items()}
 
     def __enter__(self) -> Pipes:
         return self
@@ -237,7 +178,7 @@ class _Source:
             return await trio.to_thread.run_sync(os.read, self.fd, _CHUNK, abandon_on_cancel=True)
         while True:
             await trio.lowlevel.wait_readable(self.fd)
-            if _in_background(self.fd):
+            if in_background(self.fd):
                 await trio.sleep(0.2)  # what is typed is not for us
                 continue
             try:

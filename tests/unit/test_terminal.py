@@ -341,7 +341,7 @@ async def test_a_command_that_writes_to_a_reader_that_has_gone_is_told(
 
 IN_BACKGROUND = """
 import os, sys, time
-from pysuper.terminal import is_interactive, raw_mode
+from pysuper.screen import is_interactive, raw_mode
 import termios
 print("foreground", is_interactive(), flush=True)
 with raw_mode(0):
