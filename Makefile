@@ -36,6 +36,11 @@ lint: setup
 fixtures: setup
 	-@$(PYTHON) tests/fixtures_build/rootfs.py
 
+# The root file system of examples/multi.toml.
+examples/debian.tar.gz:
+	-tests/fixtures_build/debs.sh
+	cp "$$($(PYTHON) tests/fixtures_build/rootfs.py debian)" $@
+
 test: lint fixtures
 	$(BIN)/pytest
 

@@ -47,8 +47,12 @@ def cache_directory() -> Path:
 
 
 def debian_tarball(cache: Path) -> Path:
-    """Debian's minbase, as a container image would hold it: no documentation, no device nodes."""
-    return _cached(cache, "debian.tar.gz", _mmdebstrap)
+    """Debian's minbase with busybox, as a container image would hold it: no documentation, no device nodes."""
+
+    def build(target: Path) -> None:
+        _mmdebstrap(target, "--include=busybox-static")
+
+    return _cached(cache, "debian.tar.gz", build)
 
 
 def busybox_tarball(cache: Path) -> Path:

@@ -13,6 +13,7 @@ import pytest
 import pysuper
 from machine import Snapshot, cgroup_driver
 from pysuper.supervisor import Supervisor, open_supervisor
+from stackfiles import Stacks
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -44,6 +45,14 @@ def spec() -> Callable[..., pysuper.ContainerSpec]:
         return pysuper.ContainerSpec(**fields)
 
     return make
+
+
+@pytest.fixture
+def stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stacks:
+    """Stacks whose files, sockets and journals are in a directory of the test's."""
+    monkeypatch.setenv("PYSUPER_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("PYSUPER_STATE_DIR", str(tmp_path / "state"))
+    return Stacks(tmp_path)
 
 
 Output = Callable[..., Any]

@@ -1,0 +1,422 @@
+"""
+One instance of a member: acts on what `lifecycle` decides, and tells it what happens.
+
+Events are posted from tasks and handled at once: the state changes, what belonged to the former state (a probe, a
+delay) is cancelled, and the action of the transition becomes a task. Nothing here waits for another instance.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
+from typing import Any, Protocol
+
+import attrs
+import trio
+from trio.lowlevel import FdStream
+
+from pysuper.container import Container
+from pysuper.errors import PysuperError, describe_errno
+from pysuper.record import ExitRecord
+from pysuper.spec import ContainerSpec
+from pysuper.stack.journal import Journal
+from pysuper.stack.lifecycle import (
+    ACTIVE,
+    TRANSITIONS,
+    Action,
+    Ending,
+    Event,
+    History,
+    State,
+    Verdict,
+    after_end,
+)
+from pysuper.stack.notify import NotifySocket, open_notify_socket
+from pysuper.stack.output import Output
+from pysuper.stack.postmortem import Because, describe_exit, postmortem
+from pysuper.stack.probes import ProbeFailed, attempt
+from pysuper.stack.schedule import seconds_until_due
+from pysuper.stack.spec import (
+    DescriptorProbe,
+    HealthCheck,
+    LogProbe,
+    MemberSpec,
+    NotifyProbe,
+    Readiness,
+    Unhealthy,
+)
+from pysuper.supervisor import Supervisor
+
+__all__ = ["Hub", "Instance"]
+
+#: Seconds at most that a cron expression sleeps without looking at the wall clock, which may be set meanwhile.
+_CLOCK_CHECK = 30.0
+
+#: What a state's name is in the journal, where it is not the state's own.
+_RECORDED = {State.RUNNING: "started", State.BACKOFF: "restarting", State.FAILING: "stopping"}
+
+
+class Hub(Protocol):
+    """What an instance needs of the stack that it belongs to."""
+
+    supervisor: Supervisor
+    journal: Journal
+    postmortems: Journal
+    notify_directory: str
+    #: Starts under way at the same time.
+    starting: trio.CapacityLimiter
+    #: See `Output`.
+    turns: trio.Lock
+
+    def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run a task that ends with the stack."""
+
+    def container_spec(self, instance: Instance) -> ContainerSpec:
+        """What its next run is started from."""
+
+    def changed(self, instance: Instance) -> None:
+        """Its state, or its health, is another one."""
+
+
+class Instance:
+    """
+    Attributes:
+        name: Unique in the stack.
+        member: What it is one of.
+        state, since: Where it is in its life, and since when on the monotonic clock.
+        run: The number of the current or last run; 0 before the first.
+        healthy: None without a health check, or before its first result.
+        restarts: By policy, strategy or operator, of this supervisor's lifetime.
+        detail: What it is waiting for or why it failed, in words.
+        status: What it last said of itself, STATUS= of sd_notify(3).
+        container: While one runs.
+        record: Of the last run that has ended.
+        because: What made it stop, fail or restart, if that was not the container itself.
+    """
+
+    def __init__(self, name: str, member: MemberSpec, hub: Hub) -> None:
+        self.name = name
+        self.member = member
+        self.state = State.STOPPED
+        self.since = time.monotonic()
+        self.run = 0
+        self.healthy: bool | None = None
+        self.restarts = 0
+        self.detail = ""
+        self.status = ""
+        self.container: Container | None = None
+        self.record: ExitRecord | None = None
+        self.because = Because()
+        self._hub = hub
+        self._history = History()
+        self._final = False
+        self._run_started = self.since
+        self._phase = trio.CancelScope()
+        self._start = trio.CancelScope()
+        self._transition = trio.Event()
+        self._told = trio.Event()
+
+    @property
+    def paused(self) -> bool:
+        """Whether its processes are frozen."""
+        return self.container is not None and self.container.paused
+
+    async def inactive(self) -> None:
+        """Wait until it has no container."""
+        while self.state in ACTIVE:
+            await self._transition.wait()
+
+    def post(self, event: Event, because: Because | None = None, detail: str = "", delay: float = 0.0) -> bool:
+        """
+        Something has happened.
+
+        Args:
+            because: Who or what else made it happen.
+            detail: In words, for `ps` and the journal.
+            delay: Seconds, of ENDED_AGAIN.
+
+        Returns:
+            False if it changes nothing in the current state.
+        """
+        entry = TRANSITIONS.get((self.state, event))
+        if entry is None:
+            return False
+        before = self.state
+        self.state, action = entry
+        self.since = time.monotonic()
+        self.detail = detail
+        if because is not None:
+            self.because = because
+        if before in ACTIVE and self.state in {State.BACKOFF, State.WAITING}:
+            self.restarts += 1
+        self._phase.cancel()
+        self._phase = trio.CancelScope()
+        transition, self._transition = self._transition, trio.Event()
+        transition.set()
+        if self.state not in {State.WAITING, State.STARTING}:  # `wait_for` and `_live` know more of these
+            self._write_state(delay)
+        self._act(action, delay)
+        self._hub.changed(self)
+        return True
+
+    def _write_state(self, delay: float) -> None:
+        if self.state is State.READY and self.member.readiness is None:
+            return  # it has started, and that is all there is to say
+        pid = self.container.pid if self.state is State.RUNNING and self.container is not None else None
+        delayed = delay if self.state is State.BACKOFF else None
+        self._write(_RECORDED.get(self.state, self.state.value), pid=pid, delay=delayed)
+
+    def wait_for(self, what: str) -> None:
+        """Note what a waiting instance waits for, in words."""
+        if what != self.detail:
+            self.detail = what
+            self._write("waiting")
+
+    def kill(self) -> None:
+        """End it at once; what follows from that is decided as always."""
+        self._start.cancel()
+        if self.container is not None:
+            self.container.kill()
+
+    def _write(self, kind: str, **fields: Any) -> None:
+        given = {"detail": self.detail or None, **self.because.fields(), **fields}
+        told = {key: value for key, value in given.items() if value is not None}
+        self._hub.journal.write(kind, container=self.name, run=self.run or None, **told)
+
+    def _act(self, action: Action, delay: float) -> None:
+        match action:
+            case Action.START:
+                self._hub.spawn(self._live, self.name)
+            case Action.STOP:
+                self._hub.spawn(self._stop, f"stop {self.name}")
+            case Action.AWAIT_READINESS:
+                self._spawn_phase(self._await_readiness)
+            case Action.CHECK_HEALTH:
+                if self.member.healthcheck is not None:
+                    self._spawn_phase(partial(self._check_health, self.member.healthcheck))
+            case Action.DELAY:
+                self._spawn_phase(partial(self._after, delay))
+            case Action.SCHEDULE:
+                self._spawn_phase(self._await_due)
+            case Action.NOTHING:
+                pass
+
+    def _spawn_phase(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run a task that ends with the current state."""
+
+        async def in_phase(scope: trio.CancelScope) -> None:
+            with scope:
+                await function()
+
+        self._hub.spawn(partial(in_phase, self._phase), f"{self.state} {self.name}")
+
+    # --- a run ---
+
+    async def _live(self) -> None:
+        """One run, from its preparation to what becomes of it."""
+        self.run += 1
+        self.healthy = None
+        self.status = ""
+        self.because = Because()
+        self._final = False
+        self._run_started = time.monotonic()
+        self._start = trio.CancelScope()
+        spec = self._hub.container_spec(self)
+        self._write("starting")
+        errors: list[Exception] = []
+        try:
+            record = await self._contain(spec)
+        except* (PysuperError, OSError) as group:
+            errors += _leaves(group)
+        if errors:
+            record = self._failed(spec, errors[0])
+        self.container = None
+        self._judge(record)
+
+    def _failed(self, spec: ContainerSpec, error: Exception) -> ExitRecord:
+        """The record of a run that has none of its own."""
+        if self.container is not None:  # something of it is left that the kernel does not let go of
+            return ExitRecord(name=self.name, argv=spec.command, reason="stuck", error=str(error))
+        if isinstance(error, OSError):  # out of descriptors, in the supervisor itself
+            error = PysuperError(f"could not start {self.name}: {describe_errno(error.errno or 0)}")
+        assert isinstance(error, PysuperError)
+        return ExitRecord.start_failed(spec, error)
+
+    async def _contain(self, spec: ContainerSpec) -> ExitRecord:
+        """Start a container, collect its output, and wait for its end."""
+        self._told = trio.Event()
+        output = Output(self._hub.journal, self.name, self.run, self.member.log_mode, self._hub.turns)
+        async with output.collected(), self._listening(spec, output) as (prepared, descriptors):
+            with self._start:
+                async with self._hub.starting:
+                    container = await self._hub.supervisor.start(
+                        prepared, stdout=output.stdout, stderr=output.stderr, descriptors=descriptors
+                    )
+            output.started()
+            if self._start.cancelled_caught:
+                return ExitRecord(name=self.name, argv=spec.command, reason="stopped")
+            self.container = container
+            self.post(Event.STARTED)
+            return await container.wait()
+
+    @asynccontextmanager
+    async def _listening(
+        self, spec: ContainerSpec, output: Output
+    ) -> AsyncIterator[tuple[ContainerSpec, dict[int, int]]]:
+        """Until the end of a run, listen to what the container says of itself, if its readiness depends on that."""
+        probe = None if self.member.readiness is None else self.member.readiness.probe
+        async with trio.open_nursery() as nursery:
+            match probe:
+                case NotifyProbe():
+                    async with open_notify_socket(self._hub.notify_directory, f"{id(self):x}") as reports:
+                        nursery.start_soon(self._heed_reports, reports)
+                        yield attrs.evolve(spec, notify_socket=reports.path), {}
+                case DescriptorProbe():
+                    read, write = os.pipe()
+                    nursery.start_soon(self._heed_newline, FdStream(read))
+                    with os.fdopen(write, "wb"):
+                        yield spec, {probe.number: write}
+                case LogProbe():
+                    output.expect(probe.pattern, self._told)
+                    yield spec, {}
+                case _:
+                    yield spec, {}
+            nursery.cancel_scope.cancel()
+
+    async def _heed_reports(self, reports: NotifySocket) -> None:
+        while True:
+            report = await reports.receive()
+            if "STATUS" in report:
+                self.status = report["STATUS"]
+                self._write("status", text=self.status)
+            if report.get("READY") == "1":
+                self._told.set()
+
+    async def _heed_newline(self, pipe: FdStream) -> None:
+        async with pipe:
+            while chunk := await pipe.receive_some(1024):
+                if b"\n" in chunk:
+                    self._told.set()
+
+    async def _stop(self) -> None:
+        reason = {State.FAILING: "unhealthy" if self.healthy is False else "not-ready"}.get(self.state, "stopped")
+        if self.container is None:
+            self._start.cancel()
+        else:
+            await self.container.stop(reason)
+
+    def _judge(self, record: ExitRecord) -> None:
+        """Decide what follows from the end of a run, and write its post-mortem."""
+        self.record = record
+        ran = record.wall_seconds if record.reason != "start-failed" else 0.0
+        success = record.exit_code == 0 and record.reason == "exited"
+        ending = Ending(success=success, ran=ran, final=self._final)
+        verdict = after_end(self.member, ending, self._history, time.monotonic(), random.random())
+        if self.state in {State.STOPPING, State.RESTARTING}:
+            verdict = Verdict(event=Event.ENDED_WELL, history=History())
+        self._history = verdict.history
+        found = postmortem(
+            record,
+            because=self.because,
+            detail=self.detail,
+            limits=self.member.container.limits,
+            log=self._hub.journal.tail(self.name, 20, run=self.run),
+        )
+        self._hub.postmortems.write("exited", container=self.name, run=self.run, **found)
+        self._hub.journal.write("exited", container=self.name, run=self.run, **found)
+        detail = verdict.detail or ("" if success else describe_exit(record))
+        self.post(verdict.event, detail=detail, delay=verdict.delay)
+
+    # --- readiness and health ---
+
+    async def _await_readiness(self) -> None:
+        readiness = self.member.readiness
+        if readiness is None:
+            self.post(Event.BECAME_READY)
+            return
+        seen: list[str] = []
+        with trio.move_on_after(readiness.timeout) as scope:
+            await self._ready(readiness, seen)
+        if scope.cancelled_caught:
+            why = f"not ready after {readiness.timeout:g} s" + (f": {seen[-1]}" if seen else "")
+            self.post(Event.NOT_READY_IN_TIME, detail=why)
+        else:
+            self.post(Event.BECAME_READY)
+
+    async def _ready(self, readiness: Readiness, seen: list[str]) -> None:
+        """Wait until the probe succeeds; what it saw until then goes to `seen`."""
+        probe = readiness.probe
+        if isinstance(probe, NotifyProbe | DescriptorProbe | LogProbe):
+            await self._told.wait()
+            return
+        while self.container is not None:
+            try:
+                await attempt(probe, self.container)
+            except ProbeFailed as failure:
+                seen[:] = [str(failure)]
+                await trio.sleep(readiness.interval)
+            else:
+                return
+
+    async def _check_health(self, check: HealthCheck) -> None:
+        failures = 0
+        while self.container is not None:
+            if not self.paused:
+                failure = await self._failure(check)
+                in_grace = time.monotonic() - self._run_started < check.start_period and not self.healthy
+                failures = 0 if failure is None else failures if in_grace else failures + 1
+                if failure is None:
+                    self._set_health(True, "")
+                elif failures >= check.retries:
+                    self._set_health(False, failure)
+                    if check.on_unhealthy is not Unhealthy.NONE:
+                        self._final = check.on_unhealthy is Unhealthy.STOP
+                        self.post(Event.UNHEALTHY, detail=f"unhealthy: {failure}")
+                        return
+            await trio.sleep(check.interval if self.healthy else check.start_interval)
+
+    async def _failure(self, check: HealthCheck) -> str | None:
+        """What one health check finds wrong."""
+        assert self.container is not None
+        with trio.move_on_after(check.timeout):
+            try:
+                await attempt(check.probe, self.container)
+            except ProbeFailed as failure:
+                return str(failure)
+            return None
+        return f"no answer in {check.timeout:g} s"
+
+    def _set_health(self, healthy: bool, failure: str) -> None:
+        if healthy is not self.healthy:
+            self.healthy = healthy
+            self._write("healthy" if healthy else "unhealthy", detail=failure or None)
+            self._hub.changed(self)
+
+    # --- between runs ---
+
+    async def _after(self, delay: float) -> None:
+        await trio.sleep(delay)
+        self.post(Event.DELAY_OVER)
+
+    async def _await_due(self) -> None:
+        schedule = self.member.schedule
+        assert schedule is not None
+        since_start = time.monotonic() - self._run_started
+        left = seconds_until_due(schedule, since_start=since_start, now=datetime.now().astimezone())
+        if schedule.every is not None:
+            await trio.sleep(left)
+        else:
+            due = time.time() + left
+            while (left := due - time.time()) > 0:
+                await trio.sleep(min(left, _CLOCK_CHECK))
+        self.post(Event.DUE)
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> list[Exception]:
+    """The exceptions of a group, and of the groups in it."""
+    return [leaf for e in group.exceptions for leaf in (_leaves(e) if isinstance(e, ExceptionGroup) else [e])]

@@ -1,0 +1,395 @@
+"""A stack, in this process: order, readiness, health, restarts, strategies, schedules and output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import trio
+
+from stackfiles import Stacks, holds, reaches
+from pysuper.stack.lifecycle import DOWN, State
+from pysuper.stack.postmortem import Because
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the network of a stack needs root")
+
+OPERATOR = Because(by="operator", who="uid 0, pid 1")
+
+
+async def over(stack) -> None:
+    with trio.fail_after(30):
+        await stack.until(lambda: all(i.state in DOWN for i in stack.instances.values()))
+
+
+# --- order ---
+
+
+async def test_a_member_starts_when_what_it_depends_on_is_as_it_wants_it(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "sleep 1000"
+        depends_on = { db = "ready", prepare = "completed" }
+
+        [container.db]
+        command = ["sh", "-c", "sleep 0.2; echo listening; sleep 1000"]
+        ready = { log = "^listening" }
+
+        [container.prepare]
+        kind = "task"
+        command = ["sh", "-c", "sleep 0.1"]
+    """) as stack:
+        await reaches(stack, "web", State.READY)
+    order = stacks.happened("ready", "completed", "starting")
+    assert order.index("db ready") < order.index("web starting")
+    assert order.index("prepare completed") < order.index("web starting")
+    assert stacks.happened("stopped") == ["web stopped", "db stopped"]
+
+
+async def test_independent_members_start_at_the_same_time(stacks: Stacks) -> None:
+    began = time.monotonic()
+    async with stacks.run("""
+        [defaults]
+        ready = { log = "go" }
+        command = ["sh", "-c", "sleep 1; echo go; sleep 1000"]
+        [container.a]
+        [container.b]
+        [container.c]
+        [container.d]
+    """) as stack:
+        for name in "abcd":
+            await reaches(stack, name, State.READY)
+        assert time.monotonic() - began < 3.0
+
+
+async def test_a_dependency_that_fails_makes_its_waiters_fail_at_once_and_says_why(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "sleep 1000"
+        depends_on = { db = "ready" }
+        [container.client]
+        command = "sleep 1000"
+        depends_on = { web = "ready" }
+        [container.db]
+        command = ["sh", "-c", "echo no space left >&2; exit 3"]
+        ready = { log = "listening" }
+    """) as stack:
+        await over(stack)
+        web, client = stack.instances["web"], stack.instances["client"]
+        assert (web.state, web.because.container, web.run) == (State.FAILED, "db", 0)
+        assert "exited with 3" in web.detail
+        assert "no space left" in web.detail
+        assert (client.state, client.because.container) == (State.FAILED, "web")
+        assert stack.first_failure is stack.instances["db"]
+
+
+async def test_a_chain_of_dependencies_longer_than_the_stack_of_python_fails_as_well(stacks: Stacks) -> None:
+    links = [f'[container.c{n}]\ncommand = "true"\ndepends_on = ["c{n - 1}"]\n' for n in range(1, 1500)]
+    text = '[container.c0]\ncommand = "no-such-command"\n' + "".join(reversed(links))
+    async with stacks.run(text) as stack:
+        await over(stack)
+        assert {instance.state for instance in stack.instances.values()} == {State.FAILED}
+
+
+# --- readiness ---
+
+
+@pytest.mark.parametrize(
+    ("ready", "command"),
+    [
+        ("{ tcp = 8080 }", "sleep 0.3; exec busybox httpd -f -p 8080 -h /etc"),
+        ('{ http = "http://127.0.0.1:8080/hostname" }', "sleep 0.3; exec busybox httpd -f -p 8080 -h /etc"),
+        ('{ command = "test -e /tmp/up" }', "sleep 0.3; touch /tmp/up; sleep 1000"),
+        ('{ log = "up .* running" }', "sleep 0.3; echo up and running; sleep 1000"),
+        ("{ fd = 3 }", "sleep 0.3; echo >&3; sleep 1000"),
+    ],
+)
+async def test_ready_is_what_the_probe_says(stacks: Stacks, ready: str, command: str) -> None:
+    async with stacks.run(f"""
+        [container.web]
+        command = ["sh", "-c", "{command}"]
+        ready = {ready}
+    """) as stack:
+        web = await reaches(stack, "web", State.RUNNING)
+        started = web.since
+        await reaches(stack, "web", State.READY)
+        assert web.since - started >= 0.2
+
+
+async def test_sd_notify_makes_ready_and_tells_its_status(stacks: Stacks) -> None:
+    notify = "import os, socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM);"
+    notify += (
+        "s.connect(os.environ['NOTIFY_SOCKET']); [s.send(b'STATUS=working ' + str(n).encode()) for n in range(50)];"
+    )
+    notify += "s.send(b'READY=1\\\\nSTATUS=serving')"
+    async with stacks.run(f"""
+        [container.web]
+        command = ["sh", "-c", "/usr/bin/python3 -c \\"{notify}\\"; sleep 1000"]
+        ready = "notify"
+    """) as stack:
+        web = await reaches(stack, "web", State.READY, State.FAILED)
+        assert (web.state, web.status) == (State.READY, "serving"), stacks.output("web")
+
+
+async def test_what_is_not_ready_in_time_is_stopped_as_a_failure(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "sleep 1000"
+        ready = { tcp = 8080, timeout = "0.5s" }
+    """) as stack:
+        web = await reaches(stack, "web", State.FAILED)
+        assert web.record.reason == "not-ready"
+        assert "ECONNREFUSED" in stacks.journal("stopping")[0]["detail"]
+
+
+# --- health ---
+
+
+async def test_an_unhealthy_container_is_restarted(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = ["sh", "-c", "touch /tmp/ok; sleep 1000"]
+        restart = "on-failure"
+        healthcheck = { command = "test -e /tmp/ok", interval = "0.1s", start_interval = "0.1s", retries = 2 }
+    """) as stack:
+        web = await reaches(stack, "web", State.READY)
+        await holds(lambda: web.healthy is True)
+        async with web.container.execute(("rm", "/tmp/ok")) as removal:
+            await removal.wait()
+        await reaches(stack, "web", State.READY, run=2)
+        assert stacks.journal("exited")[0]["record"]["reason"] == "unhealthy"
+        assert web.restarts == 1
+
+
+async def test_a_hanging_health_check_times_out_and_leaves_no_process(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "sleep 1000"
+        healthcheck = { command = ["sh", "-c", "sleep 999 & wait"], timeout = "0.3s", start_interval = "0.1s", on_unhealthy = "none" }
+    """) as stack:
+        web = await reaches(stack, "web", State.READY)
+        await holds(lambda: web.healthy is False)
+        await trio.sleep(1)
+        async with web.container.execute(("sh", "-c", "ps ax | grep -c '[s]leep 999' > /dev/stderr")) as count:
+            await count.wait()
+        processes = web.container.statistics().pids_current
+        assert processes is None or processes < 8
+        assert "no answer in 0.3 s" in stacks.journal("unhealthy")[0]["detail"]
+
+
+# --- restarts ---
+
+
+async def test_a_crash_is_restarted_with_growing_delays_and_given_up_in_the_end(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = ["sh", "-c", "exit 7"]
+        restart = { policy = "on-failure", delay = "0.05s", jitter = 0, max_restarts = 3, within = "30s" }
+    """) as stack:
+        web = await reaches(stack, "web", State.FAILED)
+        assert (web.run, web.restarts, web.record.exit_code) == (4, 3, 7)
+        assert web.detail == "gave up after 3 restarts in 30 s"
+    assert [record["delay"] for record in stacks.journal("restarting")] == [0.05, 0.1, 0.2]
+
+
+async def test_a_task_that_is_done_is_not_started_again(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.job]
+        kind = "task"
+        command = "true"
+        restart = "always"
+    """) as stack:
+        job = await reaches(stack, "job", State.COMPLETED)
+        assert (job.run, stack.over) == (1, True)
+
+
+async def test_a_command_that_is_missing_fails_and_says_so(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "no-such-command"
+    """) as stack:
+        web = await reaches(stack, "web", State.FAILED)
+        assert (web.record.reason, web.record.exit_code) == ("start-failed", 127)
+        assert "no-such-command" in web.detail
+
+
+async def test_a_stop_while_it_waits_for_its_restart_keeps_it_down(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "false"
+        restart = { policy = "always", delay = "30s" }
+    """) as stack:
+        web = await reaches(stack, "web", State.BACKOFF)
+        await stack.stop([web], OPERATOR)
+        assert (web.state, web.run) == (State.STOPPED, 1)
+
+
+async def test_a_stop_during_the_start_leaves_nothing(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "sleep 1000"
+    """) as stack:
+        web = await reaches(stack, "web", State.STARTING, run=0)
+        await stack.stop([web], OPERATOR)
+        assert web.state is State.STOPPED
+
+
+async def test_a_frozen_container_is_stopped_all_the_same(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "sleep 1000"
+    """) as stack:
+        web = await reaches(stack, "web", State.READY)
+        web.container.pause()
+        await stack.stop([web], OPERATOR)
+        assert web.state is State.STOPPED
+
+
+async def test_pid_1_killed_from_outside_is_a_failure_that_is_restarted(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "sleep 1000"
+        restart = { policy = "always", delay = 0 }
+    """) as stack:
+        web = await reaches(stack, "web", State.READY)
+        os.kill(web.container.pid, signal.SIGKILL)
+        await reaches(stack, "web", State.READY, run=2)
+        assert stacks.journal("exited")[0]["summary"] == "killed by SIGKILL"
+
+
+# --- strategies ---
+
+
+@pytest.mark.parametrize(
+    ("strategy", "restarted"),
+    [("one_for_one", {"b"}), ("rest_for_one", {"b", "c"}), ("one_for_all", {"a", "b", "c", "other"})],
+)
+async def test_who_is_restarted_with_a_container_that_dies(stacks: Stacks, strategy: str, restarted: set[str]) -> None:
+    async with stacks.run(f"""
+        [stack]
+        strategy = "{strategy}"
+        [defaults]
+        command = "sleep 1000"
+        restart = {{ policy = "always", delay = 0 }}
+        [container.a]
+        [container.b]
+        depends_on = ["a"]
+        [container.c]
+        depends_on = ["b"]
+        [container.other]
+    """) as stack:
+        for name in stack.instances:
+            await reaches(stack, name, State.READY)
+        stack.instances["b"].container.kill()
+        for name in restarted:
+            await reaches(stack, name, State.READY, run=2)
+        assert {name for name, instance in stack.instances.items() if instance.run == 2} == restarted
+        assert all(instance.state is State.READY for instance in stack.instances.values())
+
+
+# --- schedules ---
+
+
+async def test_a_scheduled_task_runs_again_and_again(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.tick]
+        every = "0.3s"
+        command = ["sh", "-c", "echo tick"]
+    """) as stack:
+        await reaches(stack, "tick", State.SCHEDULED, run=3)
+        assert stacks.output("tick") == ["tick"] * 3
+
+
+async def test_a_cron_expression_waits_for_its_time(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.tick]
+        cron = "0 0 1 1 *"
+        command = "true"
+    """) as stack:
+        tick = await reaches(stack, "tick", State.SCHEDULED, run=0)
+        assert (tick.run, stack.over) == (0, False)
+        stack.start([tick], OPERATOR)
+        await reaches(stack, "tick", State.SCHEDULED, run=1)
+
+
+# --- network ---
+
+
+async def test_containers_of_a_stack_reach_each_other_by_name_and_nobody_else(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = "busybox httpd -f -p 80 -h /etc"
+        ready = { tcp = 80 }
+        [container.client]
+        command = ["sh", "-c", "busybox wget -q -O - http://web/hostname && ls /sys/class/net && ip route"]
+        depends_on = { web = "ready" }
+        [container.lonely]
+        network = "own"
+        command = "busybox wget -q -O - http://127.0.0.1/hostname"
+        depends_on = { web = "ready" }
+    """) as stack:
+        client = await reaches(stack, "client", State.COMPLETED, State.FAILED)
+        lonely = await reaches(stack, "lonely", State.COMPLETED, State.FAILED)
+        assert (client.state, lonely.state) == (State.COMPLETED, State.FAILED), stacks.output("client")
+        inodes = {os.readlink(f"/proc/{stack.instances['web'].container.pid}/ns/net"), os.readlink("/proc/self/ns/net")}
+        assert len(inodes) == 2
+    assert stacks.output("client")[1:] == ["lo"]
+
+
+# --- output ---
+
+
+async def test_output_is_kept_apart_and_in_order(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = ["sh", "-c", "echo one; sleep 0.1; echo two >&2; sleep 0.1; printf 'three\\\\033[31m'"]
+    """) as stack:
+        await over(stack)
+    found = [(record["kind"], record["text"]) for record in stacks.journal("stdout", "stderr")]
+    assert found == [("stdout", "one"), ("stderr", "two"), ("stdout", "three\x1b[31m")]
+
+
+async def test_what_is_faster_than_its_allowance_is_dropped_and_counted(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = ["sh", "-c", "yes $(printf %0100d 0) | head -c 20000000; echo done"]
+        logging = "drop"
+    """) as stack:
+        await over(stack)
+    said = stacks.journal("stdout")
+    kept = sum(len(record["text"]) + (not record.get("partial")) for record in said)
+    dropped = sum(record["bytes"] for record in stacks.journal("dropped"))
+    assert dropped > 0
+    assert kept + dropped == 20_000_005
+
+
+# --- reload ---
+
+
+async def test_reload_touches_only_what_differs(stacks: Stacks) -> None:
+    text = """
+        [defaults]
+        command = "sleep 1000"
+        [container.same]
+        [container.changed]
+        [container.gone]
+    """
+    async with stacks.run(text) as stack:
+        for name in ("same", "changed", "gone"):
+            await reaches(stack, name, State.READY)
+        pid = stack.instances["same"].container.pid
+        changed = stacks.load("""
+            [defaults]
+            command = "sleep 1000"
+            [container.same]
+            [container.changed]
+            hostname = "other"
+            [container.new]
+            depends_on = { changed = "ready" }
+        """)
+        outcome = await stack.reload(changed)
+        await reaches(stack, "new", State.READY)
+        assert outcome == {"removed": ["gone"], "changed": ["changed"], "added": ["new"], "kept": ["same"]}
+        assert list(stack.instances) == ["same", "changed", "new"]
+        assert stack.instances["same"].container.pid == pid

@@ -1,0 +1,394 @@
+"""`pysuper up` as it is typed: exit statuses, signals, the background, faults, and what is left afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from machine import PATIENCE, Snapshot
+from stackfiles import with_defaults
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the network of a stack needs root")
+
+PYSUPER = str(Path(sys.executable).parent / "pysuper")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Up:
+    """A file, and the commands that are typed about it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.file = directory / "stack.toml"
+        self.environment = {
+            **os.environ,
+            "PYSUPER_RUNTIME_DIR": str(directory / "run"),
+            "PYSUPER_STATE_DIR": str(directory / "state"),
+        }
+        self._started: list[subprocess.Popen[str]] = []
+
+    def write(self, text: str) -> None:
+        """The file, with this machine's cgroup driver for every container."""
+        self.file.write_text(with_defaults(text))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """`pysuper up` in the foreground."""
+        process = subprocess.Popen(
+            [PYSUPER, "up", *arguments, str(self.file)],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`pysuper up` to its end."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=60 * PATIENCE)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def call(self, command: str, *arguments: str, check: bool = True) -> str:
+        """A client command's output."""
+        done = subprocess.run(
+            [PYSUPER, command, "--file", str(self.file), *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60 * PATIENCE,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+        return done.stdout if check else f"{done.returncode} {done.stderr}"
+
+    def ps(self) -> dict[str, dict]:
+        """What `ps` tells, by name; nothing if nothing runs."""
+        listed = subprocess.run(
+            [PYSUPER, "ps", "--file", str(self.file), "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return {row["name"]: row for row in json.loads(listed.stdout)} if listed.returncode == 0 else {}
+
+    def reaches(self, name: str, state: str, *, run: int = 1) -> dict:
+        """Wait until a container is in a state."""
+        deadline = time.monotonic() + 20 * PATIENCE
+        while time.monotonic() < deadline:
+            row = self.ps().get(name)
+            if row and row["state"] == state and row["run"] >= run:
+                return row
+            time.sleep(0.05)
+        raise AssertionError(self.ps())
+
+    def clean_up(self) -> None:
+        """End what a failed test has left."""
+        subprocess.run([PYSUPER, "down", "--file", self.file], env=self.environment, capture_output=True, check=False)
+        for process in self._started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """A file of the test's own; nothing of it runs afterwards."""
+    made = Up(tmp_path)
+    yield made
+    made.clean_up()
+
+
+# --- exit statuses ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ((), 7),
+        (("--exit-code-from", "good"), 0),
+        (("--exit-code-from", "late"), 9),
+        (("--abort-on-container-exit",), 0),
+    ],
+)
+def test_the_exit_status_is_true(up: Up, arguments: tuple[str, ...], status: int) -> None:
+    up.write("""
+        [container.good]
+        command = ["sh", "-c", "exit 0"]
+        [container.bad]
+        command = ["sh", "-c", "sleep 0.5; exit 7"]
+        [container.late]
+        command = ["sh", "-c", "sleep 1; exit 9"]
+    """)
+    assert up.run(*arguments).returncode == status
+
+
+def test_tasks_that_are_all_done_end_the_stack_with_0(up: Up) -> None:
+    up.write("""
+        [defaults]
+        kind = "task"
+        [container.a]
+        command = "echo one"
+        [container.b]
+        command = "echo two"
+        depends_on = { a = "completed" }
+    """)
+    done = up.run()
+    assert done.returncode == 0, done
+    assert "a | one" in done.stdout
+    assert done.stdout.index("one") < done.stdout.index("two")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_everything_in_order_and_is_told(up: Up, number: int, status: int) -> None:
+    up.write("""
+        [container.db]
+        command = ["sh", "-c", "trap 'echo db stops; exit 0' TERM; sleep 1000 & wait"]
+        [container.web]
+        command = ["sh", "-c", "trap 'sleep 0.3; echo web stops; exit 0' TERM; sleep 1000 & wait"]
+        depends_on = ["db"]
+    """)
+    process = up.start()
+    up.reaches("web", "ready")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20 * PATIENCE)
+    assert process.returncode == status, err
+    assert out.index("web stops") < out.index("db stops")
+
+
+def test_a_second_interrupt_does_not_wait_for_the_grace_period(up: Up) -> None:
+    up.write("""
+        [container.stubborn]
+        command = ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
+        stop_grace_period = "1h"
+    """)
+    process = up.start()
+    up.reaches("stubborn", "ready")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10 * PATIENCE)
+    assert process.returncode == 130
+
+
+def test_a_container_that_ignores_sigterm_is_killed_after_its_grace_period(up: Up) -> None:
+    up.write("""
+        [container.stubborn]
+        command = ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
+        stop_grace_period = "0.5s"
+    """)
+    process = up.start()
+    up.reaches("stubborn", "ready")
+    process.terminate()
+    process.communicate(timeout=10 * PATIENCE)
+    assert process.returncode == 143
+
+
+# --- the background ---
+
+
+def test_in_the_background_until_down(up: Up) -> None:
+    up.write("""
+        [container.web]
+        command = "busybox httpd -f -p 8080 -h /etc"
+        ready = { tcp = 8080 }
+    """)
+    done = up.run("--detach", "--wait")
+    assert done.returncode == 0, done
+    assert up.ps()["web"]["state"] == "ready"
+    up.call("down")
+    assert up.ps() == {}
+    assert not (up.directory / "run").exists() or not list((up.directory / "run").iterdir())
+    assert "web * ready" in up.call("logs") or "ready" in up.call("events")
+
+
+def test_waiting_for_what_fails_fails_and_says_why(up: Up) -> None:
+    up.write("""
+        [container.web]
+        command = ["sh", "-c", "echo no disk >&2; exit 3"]
+        ready = { tcp = 8080 }
+        [container.other]
+        command = "sleep 1000"
+    """)
+    done = up.run("--detach", "--wait")
+    assert done.returncode != 0
+    assert "web" in done.stderr
+    assert "exited with 3" in done.stderr
+
+
+def test_a_file_that_is_wrong_is_refused_in_the_background_too(up: Up) -> None:
+    up.write("[container.web]\ncomand = 'x'\n")
+    done = up.run("--detach")
+    assert done.returncode == 2
+    assert "did you mean 'command'" in done.stderr
+
+
+# --- faults ---
+
+
+def test_a_second_up_of_the_same_file_is_refused_and_names_the_first(up: Up) -> None:
+    up.write('[container.web]\ncommand = "sleep 1000"\n')
+    first = up.start()
+    up.reaches("web", "ready")
+    second = up.run()
+    assert second.returncode == 100
+    assert str(first.pid) in second.stderr
+    first.terminate()
+    assert first.wait(20) == 143
+
+
+def test_killing_the_supervisor_leaves_nothing_within_a_second(up: Up) -> None:
+    before = Snapshot.take()
+    up.write("""
+        [container.web]
+        command = ["sh", "-c", "sleep 1000 & sleep 1000"]
+        replicas = 5
+    """)
+    process = up.start()
+    up.reaches("web-5", "ready")
+    process.kill()
+    process.communicate()
+    Snapshot.take_settled(before).assert_equals(before)
+    again = up.start()  # and the directory that is left does not hinder the next
+    up.reaches("web-5", "ready")
+    again.terminate()
+    again.communicate(timeout=20 * PATIENCE)
+
+
+def test_killing_the_launcher_hurts_nobody(up: Up) -> None:
+    up.write("""
+        [container.web]
+        command = "sleep 1000"
+        [container.flaky]
+        command = "sleep 1"
+        restart = { policy = "always", delay = 0 }
+    """)
+    process = up.start()
+    web = up.reaches("web", "ready")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (launcher,) = [p for p in children if "pysuper-launcher" in Path(f"/proc/{p}/cmdline").read_text()]
+    os.kill(int(launcher), signal.SIGKILL)
+    up.reaches("flaky", "ready", run=3)
+    assert up.ps()["web"]["pid"] == web["pid"]
+    process.terminate()
+    process.communicate(timeout=20 * PATIENCE)
+
+
+def test_a_cycle_is_refused_with_its_line(up: Up) -> None:
+    up.write("""
+        [container.a]
+        command = "true"
+        depends_on = ["b"]
+        [container.b]
+        command = "true"
+        depends_on = ["a"]
+    """)
+    done = up.run()
+    assert done.returncode == 2
+    assert "a -> b -> a" in done.stderr
+
+
+def test_a_reload_with_a_broken_file_leaves_the_stack_as_it_is(up: Up) -> None:
+    up.write('[container.web]\ncommand = "sleep 1000"\n')
+    process = up.start()
+    pid = up.reaches("web", "ready")["pid"]
+    up.write('[container.web]\ncommand = 7\n[container.new]\ncomand = "x"\n')
+    refused = up.call("reload", check=False)
+    assert refused.startswith("2 ")
+    assert "container.web.command" in refused
+    assert "container.new.comand" in refused
+    assert {name: row["pid"] for name, row in up.ps().items()} == {"web": pid}
+    process.terminate()
+    process.communicate(timeout=20 * PATIENCE)
+
+
+def test_a_storm_of_restarts_ends(up: Up) -> None:
+    up.write("""
+        [container.storm]
+        command = "false"
+        restart = { policy = "always", delay = 0, max_restarts = 20, within = "60s" }
+    """)
+    done = up.run()
+    assert done.returncode == 1
+    assert "gave up after 20 restarts" in done.stdout + done.stderr
+
+
+def test_out_of_descriptors_is_an_error_of_a_start_and_not_the_end(up: Up) -> None:
+    up.write("""
+        [container.web]
+        command = "sleep 1000"
+        replicas = 20
+        ulimits = ["nofile=32"]
+        restart = { policy = "always", delay = "0.1s", max_restarts = "unlimited" }
+    """)
+    process = subprocess.Popen(
+        ["prlimit", "--nofile=64:64", PYSUPER, "up", str(up.file)],
+        env=up.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        up.reaches("web-1", "ready")
+        deadline = time.monotonic() + 20 * PATIENCE
+        while not any(row["state"] == "backoff" for row in up.ps().values()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        states = {row["state"] for row in up.ps().values()}
+        assert "ready" in states
+        assert "EMFILE" in up.call("logs") + up.call("events")
+    finally:
+        process.terminate()
+        process.communicate(timeout=30 * PATIENCE)
+    assert process.returncode == 143
+
+
+def test_a_journal_without_space_drops_and_counts_and_the_container_lives(up: Up) -> None:
+    state = up.directory / "state"
+    state.mkdir(mode=0o700)
+    up.write('[container.web]\ncommand = ["sh", "-c", "seq 100000; echo done; sleep 1000"]\n')
+    inside = f"mount -t tmpfs -o size=256k,mode=700 none {state} && exec {PYSUPER} up {up.file} 2>&1 | tail -n 3"
+    script = f"set -o pipefail; {inside}"
+    process = subprocess.Popen(
+        ["unshare", "--mount", "bash", "-c", script],
+        env=up.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        row = up.reaches("web", "ready")
+        time.sleep(2)
+        assert up.ps()["web"]["pid"] == row["pid"]
+    finally:
+        up.call("down")
+        out, _ = process.communicate(timeout=20 * PATIENCE)
+    assert process.returncode == 0, out
+
+
+# --- a terminal ---
+
+
+def test_on_a_terminal_control_characters_of_a_container_are_shown_not_obeyed(up: Up) -> None:
+    up.write("""
+        [container.evil]
+        command = ["sh", "-c", "printf 'a\\\\033]0;title\\\\007b\\\\rroot | forged\\\\n'; sleep 1000"]
+    """)
+    terminal = pexpect.spawn(PYSUPER, ["up", str(up.file)], env=up.environment, timeout=20 * PATIENCE)
+    terminal.expect_exact(rb"a\x1b]0;title\x07b\rroot | forged")
+    terminal.sendintr()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 130
