@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -72,6 +73,38 @@ def test_the_fork_bomb_of_the_tour_is_in_the_report() -> None:
     record = json.loads(Path("/tmp/bomb.json").read_text())
     Path("/tmp/bomb.json").unlink()
     assert record["pids_max_hits"] > 0
+
+
+#: The same for the stack.
+EXPECTED_OF_STACK = [
+    (0, ""),
+    (0, ""),
+    (0, "healthy"),
+    (0, "made by a task"),
+    (0, "12."),
+    (0, "MEMORY"),
+    (0, "something is wrong"),
+    (0, ""),
+]
+
+
+@needs_root
+def test_the_stack_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one go; somebody else's stack, if one runs, is not asked."""
+    monkeypatch.setenv("PYSUPER_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("PYSUPER_STATE_DIR", str(tmp_path / "state"))
+    commands = blocks("sh")[2].splitlines()
+    assert len(commands) == len(EXPECTED_OF_STACK)
+    try:
+        for command, (status, part) in zip(commands, EXPECTED_OF_STACK, strict=True):
+            result = shell(command)
+            said = result.stdout + result.stderr
+            assert (command, status, said) == (command, result.returncode, said)
+            assert part in said
+            if "--wait" in command:
+                time.sleep(4)  # in which the service crashes
+    finally:
+        shell("pysuper down --file examples/multi.toml")
 
 
 @needs_root
