@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -448,6 +450,76 @@ async def test_the_launcher_may_die_meanwhile(container) -> None:
         assert (await execution.wait()).exit_code == 7
 
 
+@pytest.mark.parametrize("victim", ["launcher", "joiner"])
+async def test_commands_start_while_what_starts_them_is_being_killed(container, victim) -> None:
+    outcomes = []
+    ours = os.readlink("/proc/self/ns/pid")
+    quiet = processes(container)
+
+    async def one() -> None:
+        try:
+            async with container.execute(["sh", "-c", "exit 7"]) as execution:
+                outcomes.append((await execution.wait()).status)
+        except pysuper.LaunchError as error:
+            assert "was killed while it was set up" in str(error)
+            outcomes.append(-1)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(one)
+            await trio.sleep(0.001 * number)
+            for child in children() - {container.pid}:
+                with suppress(OSError):
+                    is_launcher = b"mount" not in Path(f"/proc/{child}/cmdline").read_bytes() and (
+                        len(os.listdir(f"/proc/{child}/fd")) > 9
+                    )
+                    if os.readlink(f"/proc/{child}/ns/pid") == ours and is_launcher == (victim == "launcher"):
+                        os.kill(child, signal.SIGKILL)
+    assert len(outcomes) == 20
+    assert set(outcomes) <= ({7} if victim == "launcher" else {7, -1, 128 + signal.SIGKILL})
+    assert processes(container) == quiet
+
+
+@as_root
+@pytest.mark.parametrize("free", range(20))
+async def test_out_of_descriptors_is_an_error_and_leaves_nothing(container, free) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    taken: list[int] = []
+    outcomes = []
+    before = Snapshot.take()
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(free):
+            os.close(taken.pop())
+        for attempt in (execute_and_wait, open_and_close):
+            try:
+                await attempt(container)
+            except pysuper.LaunchError as error:
+                assert "EMFILE" in str(error)
+                outcomes.append(False)
+            else:
+                outcomes.append(True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+    Snapshot.take_settled(before).assert_equals(before)
+    assert outcomes == [free >= 14, free >= 7]
+    assert await executed(container, "exit 4") == (4, "")
+
+
+async def execute_and_wait(container: Container) -> None:
+    async with container.execute(["true"], terminal=True) as execution:
+        await execution.wait()
+
+
+async def open_and_close(container: Container) -> None:
+    (await container.open_socket()).close()
+
+
 #: A supervisor of one container, in which it executes a command; it says when both run.
 SUPERVISOR = textwrap.dedent(
     """
@@ -497,58 +569,189 @@ def test_kill_9_of_the_supervisor_leaves_nothing(other_supervisor) -> None:
 
 # --- nothing can look into it on its way in (CVE-2016-9962) ---
 
-#: Tries everything on each process that comes to be, as long as that is not what the command is executed from.
+#: Tries everything on each process that comes to be, and says what it could see of what that was before its execve(2).
 SPY = """
-    import os, sys
-    known = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+    import os
+
+    def read(path):
+        with open(path, "rb") as file:
+            return file.read()
+
+    def look(name, what):
+        path = f"/proc/{name}/{what}"
+        if what == "exe":
+            return "python" in os.readlink(path)
+        if what == "maps":
+            return b"python" in read(path)
+        before = read(f"/proc/{name}/comm")
+        if what in ("environ", "mem"):
+            open(path).close()
+        else:
+            os.readlink(path)
+        # A process has its new name right after it can be looked into.
+        return b"python" in before and b"python" in read(f"/proc/{name}/comm")
+
+    known = set(os.listdir("/proc"))
     print("watching", flush=True)
     while True:
-        for name in os.listdir("/proc"):
-            if not name.isdecimal() or int(name) in known:
-                continue
-            for what in ("exe", "cwd", "root", "fd", "environ", "mem", "maps", "fd/0", "fd/10", "fd/11", "ns/user"):
-                path = f"/proc/{name}/{what}"
+        for name in set(os.listdir("/proc")) - known:
+            for what in ("exe", "maps", "environ", "mem", "cwd", "root", "ns/user", "fd/0", "fd/11", "fd/12", "fd/13"):
                 try:
-                    with open(f"/proc/{name}/comm") as file:
-                        before = file.read()
-                    if what == "fd":
-                        found = os.listdir(path)
-                    elif what in ("environ", "mem", "maps"):
-                        with open(path, "rb") as file:
-                            found = file.read(1) or "opened"
-                    else:
-                        found = os.readlink(path)
-                    with open(f"/proc/{name}/comm") as file:
-                        after = file.read()
+                    if look(name, what):
+                        print("LEAK", what, flush=True)
                 except OSError as error:
                     print("refused", what, error.errno, flush=True)
-                    continue
-                # The name changes with execve(2), before the process can be looked into.
-                if "python" in before and before == after:
-                    print("LEAK", what, found, flush=True)
 """
 
 
 @pytest.mark.skipif(not os.path.exists("/usr/bin/python3"), reason="the spy in the container is a Python program")
-@pytest.mark.parametrize("capabilities", [pysuper.ContainerSpec(name="x").capabilities, ("SYS_PTRACE", "SYS_ADMIN")])
-async def test_the_container_cannot_look_into_what_joins_it(supervisor, spec, capabilities) -> None:
+async def test_the_container_cannot_look_into_what_joins_it(supervisor, spec) -> None:
     read, write = os.pipe()
-    wanted = spec(command=("/usr/bin/python3", "-c", textwrap.dedent(SPY)), capabilities=capabilities)
-    container = await supervisor.start(wanted, stdout=write)
+    container = await supervisor.start(spec(command=("/usr/bin/python3", "-c", textwrap.dedent(SPY))), stdout=write)
     os.close(write)
-    said = []
+    said = set()
 
     async def listen(file: Any) -> None:
         while line := await trio.to_thread.run_sync(file.readline):
-            said.append(line.split())
+            said.add(tuple(line.split()))
 
     with os.fdopen(read) as file:
         assert await trio.to_thread.run_sync(file.readline) == "watching\n"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen, file)
             for _ in range(100):
-                await executed(container, "exit 0")
+                async with container.execute(["true"]) as execution:
+                    await execution.wait()
             await container.stop()
-    assert [line for line in said if line[0] == "LEAK"] == []
-    refused = {line[1] for line in said if line[:1] == ["refused"] and line[2] in {"1", "13"}}
-    assert {"exe", "fd", "root", "mem"} <= refused  # it did see some on their way in
+    assert {line for line in said if line[0] == "LEAK"} == set()
+    # It did see some on their way in.
+    denied = {what for _, what, number in said if int(number) in {errno.EACCES, errno.EPERM}}
+    assert denied >= {"exe", "maps", "environ", "mem", "cwd", "root", "ns/user", "fd/0", "fd/12"}
+
+
+# --- more descriptors ---
+
+
+@pytest.mark.parametrize("init", [True, False])
+async def test_a_command_gets_exactly_the_descriptors_that_it_was_given(supervisor, spec, init) -> None:
+    pipes = {number: os.pipe() for number in (3, 5, 9)}
+    script = """
+        echo three >&3; read line <&5; echo $line >&9
+        for number in 3 4 5 6 7 8 9 10 11 12 13; do readlink /proc/$$/fd/$number | sed s/:.*// >&9; done
+        exec 3>&- 9>&-; exec sleep 1000
+    """
+    given = {3: pipes[3][1], 5: pipes[5][0], 9: pipes[9][1]}
+    container = await supervisor.start(spec(script, init=init), descriptors=given)
+    for descriptor in given.values():
+        os.close(descriptor)
+    with os.fdopen(pipes[5][1], "w") as file:
+        file.write("five\n")
+    with os.fdopen(pipes[3][0]) as three, os.fdopen(pipes[9][0]) as nine:
+        assert await trio.to_thread.run_sync(three.read) == "three\n"  # to the end: nobody else holds it open
+        assert (await trio.to_thread.run_sync(nine.read)).splitlines() == ["five", "pipe", "pipe", "pipe"]
+    if init:
+        ours = [os.readlink(f"/proc/{container.pid}/fd/{name}") for name in os.listdir(f"/proc/{container.pid}/fd")]
+        assert [kind.partition(":")[0] for kind in ours] == ["socket"]
+    status, output = await executed(container, "for fd in 3 4 5 6 7 8 9; do readlink /proc/self/fd/$fd; done")
+    assert (status, output) == (1, "")
+
+
+async def test_every_number_can_be_given(supervisor, spec) -> None:
+    read, write = os.pipe()
+    script = 'for number in 3 4 5 6 7 8 9; do eval "echo $number >&$number"; done'
+    container = await supervisor.start(spec(script), descriptors=dict.fromkeys(range(3, 10), write))
+    os.close(write)
+    with os.fdopen(read) as file:
+        assert (await trio.to_thread.run_sync(file.read)).split() == list("3456789")
+    assert (await container.wait()).exit_code == 0
+
+
+@pytest.mark.parametrize("number", [-1, 0, 2, 10])
+async def test_other_numbers_are_refused(supervisor, spec, number) -> None:
+    with pytest.raises(pysuper.ConfigError, match="from 3 to 9"):
+        await supervisor.start(spec(), descriptors={number: 1})
+
+
+# --- sockets in its network ---
+
+#: Answers every connection to a port of 127.0.0.1 with a word.
+SERVER = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+    print("ready", flush=True)
+    while True:
+        server.accept()[0].sendall(sys.argv[2].encode())
+"""
+needs_python = pytest.mark.skipif(not os.path.exists("/usr/bin/python3"), reason="the server is a Python program")
+
+
+@pytest.fixture
+def host_port() -> Iterator[int]:
+    """A port of the host's 127.0.0.1 where something listens, and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+async def serving(supervisor: Any, spec: Any, port: int, **fields: Any) -> Container:
+    """A container in which a server listens."""
+    read, write = os.pipe()
+    command = ("/usr/bin/python3", "-c", SERVER, str(port), "inside")
+    container: Container = await supervisor.start(spec(command=command, **fields), stdout=write)
+    os.close(write)
+    with os.fdopen(read) as file:
+        assert await trio.to_thread.run_sync(file.readline) == "ready\n"
+    return container
+
+
+@needs_python
+async def test_a_socket_reaches_the_containers_servers_and_not_the_hosts(supervisor, spec, host_port) -> None:
+    container = await serving(supervisor, spec, 8000)
+    with await container.open_socket() as channel:
+        await channel.connect(("127.0.0.1", 8000))
+        assert await channel.recv(100) == b"inside"
+    with await container.open_socket() as channel, pytest.raises(ConnectionRefusedError):
+        await channel.connect(("127.0.0.1", host_port))
+    with trio.socket.socket() as ours, pytest.raises(ConnectionRefusedError):
+        await ours.connect(("127.0.0.1", 8000))
+
+
+async def test_a_socket_in_a_shared_network_is_the_hosts(supervisor, spec, host_port) -> None:
+    container = await supervisor.start(spec("exec sleep 1000", share=frozenset({"net"})))
+    before = children()
+    with await container.open_socket() as channel:
+        await channel.connect(("127.0.0.1", host_port))
+    assert children() == before
+
+
+async def test_a_socket_is_of_the_kind_that_was_asked_for(container) -> None:
+    with await container.open_socket(socket.AF_INET6, socket.SOCK_DGRAM) as channel:
+        assert (channel.family, channel.type) == (socket.AF_INET6, socket.SOCK_DGRAM)
+        assert not os.get_inheritable(channel.fileno())
+    before = Snapshot.take()
+    with pytest.raises(pysuper.LaunchError, match="could not open a socket .*EAFNOSUPPORT"):
+        await container.open_socket(44)
+    Snapshot.take_settled(before).assert_equals(before)
+
+
+async def test_a_socket_that_cannot_be_had_in_a_shared_network_is_the_same_error(supervisor, spec) -> None:
+    container = await supervisor.start(spec("exec sleep 1000", share=frozenset({"net"})))
+    with pytest.raises(pysuper.LaunchError, match="could not open a socket .*EAFNOSUPPORT"):
+        await container.open_socket(44)
+
+
+@needs_cgroup
+async def test_sockets_are_had_where_nothing_can_be_executed(supervisor, spec) -> None:
+    container = await supervisor.start(spec("exec sleep 1000", limits=Limits(pids_max=2)))
+    (await container.open_socket()).close()
+    container.pause()
+    (await container.open_socket()).close()
+
+
+# --- statistics ---
+
+
+@needs_cgroup
+async def test_statistics_are_those_of_the_cgroup(container) -> None:
+    assert container.statistics().pids_current == 2
+    async with container.execute(["sleep", "1000"]):
+        assert container.statistics().pids_current == 3

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import trio
 
-from stackfiles import Stacks, holds, reaches
+from machine import Snapshot
 from pysuper.stack.lifecycle import DOWN, State
 from pysuper.stack.postmortem import Because
+from pysuper.stack.reading import records
+from stackfiles import Stacks, holds, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the network of a stack needs root")
 
@@ -166,7 +169,11 @@ async def test_a_hanging_health_check_times_out_and_leaves_no_process(stacks: St
     async with stacks.run("""
         [container.web]
         command = "sleep 1000"
-        healthcheck = { command = ["sh", "-c", "sleep 999 & wait"], timeout = "0.3s", start_interval = "0.1s", on_unhealthy = "none" }
+        [container.web.healthcheck]
+        command = ["sh", "-c", "sleep 999 & wait"]
+        timeout = "0.3s"
+        start_interval = "0.1s"
+        on_unhealthy = "none"
     """) as stack:
         web = await reaches(stack, "web", State.READY)
         await holds(lambda: web.healthy is False)
@@ -393,3 +400,66 @@ async def test_reload_touches_only_what_differs(stacks: Stacks) -> None:
         assert outcome == {"removed": ["gone"], "changed": ["changed"], "added": ["new"], "kept": ["same"]}
         assert list(stack.instances) == ["same", "changed", "new"]
         assert stack.instances["same"].container.pid == pid
+
+
+# --- faults ---
+
+
+async def test_out_of_memory_is_in_the_post_mortem_with_its_limit(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.hog]
+        command = ["sh", "-c", "echo eating; exec tail /dev/zero"]
+        cgroup = { memory_max = "32M" }
+    """) as stack:
+        hog = await reaches(stack, "hog", State.FAILED)
+        assert hog.record.reason == "oom"
+    (found,) = records(Path(stacks.project.state), "exits")
+    assert (found["container"], found["limits"]["memory_max"], found["log"]) == ("hog", 32 * 2**20, ["eating"])
+    assert found["record"]["memory_peak"] <= 33 * 2**20
+
+
+class _CancelAt(trio.abc.Instrument):
+    """Cancels a scope when the n-th task step since its making begins."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self._scope = scope
+        self._left = step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._scope.cancel()
+
+
+@pytest.mark.timeout(600)
+async def test_cancellation_of_a_stack_leaves_nothing_wherever_it_lands(stacks: Stacks) -> None:
+    """Every third task step; each run of the tests begins at another one."""
+    text = """
+        [container.db]
+        command = ["sh", "-c", "echo go; sleep 0.05"]
+        ready = { log = "go" }
+        [container.web]
+        command = ["sh", "-c", "echo > /dev/fd/3; sleep 0.05"]
+        ready = { fd = 3 }
+        depends_on = { db = "ready" }
+        [container.job]
+        kind = "task"
+        command = "true"
+    """
+    before = Snapshot.take()
+    step = 1 + os.getpid() % 3
+    finished = False
+    while not finished:
+        with trio.CancelScope() as scope:
+            instrument = _CancelAt(scope, step)
+            trio.lowlevel.add_instrument(instrument)
+            try:
+                async with stacks.run(text) as stack:
+                    await over(stack)
+            finally:
+                trio.lowlevel.remove_instrument(instrument)
+        Snapshot.take_settled(before).assert_equals(before)
+        assert not stacks.project.is_running()
+        finished = not scope.cancelled_caught
+        step += 3
+    assert step > 100

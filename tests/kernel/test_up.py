@@ -378,6 +378,36 @@ def test_a_journal_without_space_drops_and_counts_and_the_container_lives(up: Up
     assert process.returncode == 0, out
 
 
+def test_a_reader_that_does_not_read_holds_nobody_up(up: Up) -> None:
+    up.write("""
+        [container.flood]
+        command = ["yes", "a line of some length, as logs have it"]
+        replicas = 10
+    """)
+    process = up.start()  # whose output nobody reads
+    up.reaches("flood-10", "ready")
+    time.sleep(3)
+    began = time.monotonic()
+    assert len(up.ps()) == 10
+    assert time.monotonic() - began < 1.0 * PATIENCE
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    resident = int(status.partition("VmRSS:")[2].split()[0]) * 1024
+    assert resident < 128 * 2**20
+    up.call("down")
+    process.communicate(timeout=30 * PATIENCE)
+    assert process.returncode == 0
+
+
+def test_a_hundred_containers_come_and_go(up: Up) -> None:
+    before = Snapshot.take()
+    up.write('[container.many]\ncommand = "sleep 1000"\nreplicas = 100\nstop_signal = "KILL"\n')
+    done = up.run("--detach", "--wait")
+    assert done.returncode == 0, done
+    assert [row["state"] for row in up.ps().values()] == ["ready"] * 100
+    up.call("down")
+    Snapshot.take_settled(before).assert_equals(before)
+
+
 # --- a terminal ---
 
 

@@ -325,7 +325,9 @@ def test_sizes(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0, "0.0s"),
+        (0, "0ms"),
+        (0.0034, "3ms"),
+        (0.0996, "0.1s"),
         (9.94, "9.9s"),
         (9.96, "10s"),
         (59.6, "1m00s"),

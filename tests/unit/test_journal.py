@@ -129,6 +129,9 @@ def test_the_last_lines_of_each_container_are_at_hand(journal: Journal) -> None:
     assert len(journal.tail("web", 100, run=1)) == 20
     assert journal.tail("web", 0, run=1) == []
     assert journal.tail("db", 3, run=1) == []
+    assert journal.tail("web", 3, run=2) == []
+    journal.output("web", 2, "stdout", b"again\n")
+    assert (journal.tail("web", 3, run=1), journal.tail("web", 3, run=2)) == ([], ["again"])
 
 
 def test_listeners_get_each_record_as_it_is_written(journal: Journal, tmp_path: Path) -> None:

@@ -498,6 +498,7 @@ labels = "${NO}"
             "cron: '61 * * * *' is not a cron expression of five fields, such as \"*/5 * * * *\": Bad minute",
         ),
         ("cron = '0 0 31 2 *'", None),
+        ("cron = '0 0 */31 * 1#5'", "cron: '0 0 */31 * 1#5' is never due"),
         ("every = '5s'\ncron = '* * * * *'", None),
         ("every = '5s'\nkind = 'service'", None),
         ("network = 'stack'\nshare = 'net'", None),
@@ -593,6 +594,9 @@ def test_what_is_wrong_between_members_is_said_once(tmp_path: Path, text: str, e
         "a.depends_on = { b = 'healthy' }\nb.healthcheck.tcp = 80",
         "a.depends_on = { b = 'ready' }\nb.every = 1",
         "a.replicas = 1\na-1 = {}\na-01 = {}",
+        "a.ready.log = '" + "x" * 4096 + "'",
+        "a.restart = { policy = 'always', delay = '1m', max_delay = 60, jitter = 1 }",
+        "a.ready = { tcp = 65535 }\na.replicas = 1000",
     ],
 )
 def test_what_makes_sense_is_let_through(tmp_path: Path, text: str) -> None:
