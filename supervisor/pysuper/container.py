@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from pysuper.drivers import Cgroup, Context, Driver, Launcher, Statistics
-from pysuper.errors import LaunchError, PysuperError
+from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
 from pysuper.joining import command_plan, socket_plan
@@ -217,7 +217,11 @@ class Container:
         """
         self._executions.require_running()
         if "net" not in self.plan.namespaces:
-            return trio.socket.socket(family, type)
+            try:
+                return trio.socket.socket(family, type)
+            except OSError as error:
+                number = error.errno or 0
+                raise LaunchError(f"could not open a socket: {describe_errno(number)}", errno=number) from error
         async with self._executions.joined(socket_plan(self.plan, family, type), (None, None, None)) as opener:
             return trio.socket.from_stdlib_socket(socket.socket(fileno=opener.take("socket")))
 

@@ -340,3 +340,10 @@ def test_projects_are_found_without_heavy_imports() -> None:
         "import sys, pysuper.stack.project; print(*sorted({'trio', 'attr', 'attrs', 'stevedore'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"\n"
+
+
+def test_a_stack_with_a_name_of_its_own_is_found_by_its_file_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "multi.toml"
+    file.touch()
+    with Project.of(file=str(file), name="mine").lock():
+        assert find(file=str(file)).name == "mine"

@@ -219,6 +219,9 @@ def find(*, file: str | None = None, name: str | None = None, past: bool = False
 def _pick(wanted: Project, known: dict[str, Project], how: str) -> Project:
     if wanted.name in known:
         return known[wanted.name]
+    of_file = [project for project in known.values() if project.file is not None and project.file == wanted.file]
+    if of_file:  # which runs under another name, given by --project
+        return of_file[0]
 
     from pysuper.shorthand import did_you_mean
 
