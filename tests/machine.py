@@ -1,4 +1,4 @@
-"""What is on this machine that a container could leave behind."""
+"""What is on this machine that a container could leave behind, and what provokes it to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import attrs
+import trio
 
 from pysuper import registry
 
@@ -88,3 +89,16 @@ class Snapshot:
         assert self.cgroups == before.cgroups
         assert self.mounts == before.mounts
         assert self.descriptors == before.descriptors
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope when the n-th task step since its making begins."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self._scope = scope
+        self._left = step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._scope.cancel()

@@ -191,6 +191,11 @@ def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
     parser = container_parser(prog, summary)
     parser.add_argument("--json", action="store_true", help="as the launcher gets it")
     arguments = parser.parse(argv)
+    if arguments.file is None and len(arguments.rest) == 1 and _is_stack(arguments.rest[0]):
+        from pysuper.stack.commands.plan import print_plans
+
+        print_plans(arguments.rest[0], as_json=arguments.json)
+        return 0
 
     from pysuper.planning import make_plan
     from pysuper.screen import is_interactive
@@ -204,6 +209,11 @@ def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
         for number, line in enumerate(plan.describe(), 1):
             print(f"{number:3}. {one_line(line)}")
     return 0
+
+
+def _is_stack(path: str) -> bool:
+    """Whether an argument is a stack's file, and not a command."""
+    return path.endswith(".toml") and os.path.isfile(path)
 
 
 def _plugins(argv: Sequence[str], prog: str, summary: str) -> int:
@@ -276,7 +286,7 @@ def _of_stacks(function: str) -> _Command:
 _GROUPS: dict[str, dict[str, tuple[_Command, str]]] = {
     "one container": {
         "run": (_run, "run a command in a container"),
-        "plan": (_plan, "show how a container would be made, and run nothing"),
+        "plan": (_plan, "show how a container, or each of a stack FILE, would be made; run nothing"),
     },
     "a stack of containers": {
         "config": (_config, "check a file, and print what it means: variables replaced, defaults merged"),

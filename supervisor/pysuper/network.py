@@ -5,6 +5,7 @@ A network namespace that several containers share: made before them, and gone wh
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -42,16 +43,17 @@ async def shared_network(launcher: Launcher) -> AsyncIterator[str]:
         checks=(),
         warnings=(),
     )
-    descriptor = await _make(launcher, plan)
+    taken: list[int] = []
     try:
-        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+        await _make(launcher, plan, taken)
+        yield f"/proc/{os.getpid()}/fd/{taken[0]}"
     finally:
-        os.close(descriptor)
+        for descriptor in taken:
+            os.close(descriptor)
 
 
-async def _make(launcher: Launcher, plan: Plan) -> int:
+async def _make(launcher: Launcher, plan: Plan, taken: list[int]) -> None:
     """Run a plan, and take a descriptor of its process's namespace, by which that outlives the process."""
-    taken = []
     with standard_files(None, None, None) as files:
         async with trio.open_nursery() as nursery, launcher.launch(plan, files, {}) as launched:
             process = Process(launched, plan, "the process that makes a network")
@@ -64,6 +66,5 @@ async def _make(launcher: Launcher, plan: Plan) -> int:
                 await process.start(take)
             finally:
                 with trio.CancelScope(shield=True):
-                    process.send_signal(9)
+                    process.send_signal(signal.SIGKILL)
                     await process.reap()
-    return taken[0]

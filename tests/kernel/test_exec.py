@@ -470,14 +470,16 @@ async def test_commands_start_while_what_starts_them_is_being_killed(container, 
             await trio.sleep(0.001 * number)
             for child in children() - {container.pid}:
                 with suppress(OSError):
-                    # The launcher alone holds the places of a command's descriptors.
-                    is_launcher = os.path.exists(f"/proc/{child}/fd/9")
+                    # It leads a session, and holds the places of a command's descriptors.
+                    is_launcher = os.getsid(child) == child and os.path.exists(f"/proc/{child}/fd/9")
                     if os.readlink(f"/proc/{child}/ns/pid") != ours or is_launcher != (victim == "launcher"):
                         continue
                     if victim == "joiner" or number % 7 == 0:
                         os.kill(child, signal.SIGKILL)
     assert len(outcomes) == 20
-    assert set(outcomes) <= ({7} if victim == "launcher" else {7, -1, 128 + signal.SIGKILL})
+    assert set(outcomes) <= {7, -1, 128 + signal.SIGKILL}
+    if victim == "launcher":  # which dies three times, with at most one command on its way
+        assert outcomes.count(7) >= 17
     assert processes(container) == quiet
 
 

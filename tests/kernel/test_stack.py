@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from machine import Snapshot
+from machine import CancelAt, Snapshot
 from pysuper.stack.lifecycle import DOWN, State
 from pysuper.stack.postmortem import Because
 from pysuper.stack.reading import records
@@ -418,19 +418,6 @@ async def test_out_of_memory_is_in_the_post_mortem_with_its_limit(stacks: Stacks
     assert found["record"]["memory_peak"] <= 33 * 2**20
 
 
-class _CancelAt(trio.abc.Instrument):
-    """Cancels a scope when the n-th task step since its making begins."""
-
-    def __init__(self, scope: trio.CancelScope, step: int) -> None:
-        self._scope = scope
-        self._left = step
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._scope.cancel()
-
-
 @pytest.mark.timeout(600)
 async def test_cancellation_of_a_stack_leaves_nothing_wherever_it_lands(stacks: Stacks) -> None:
     """Every third task step; each run of the tests begins at another one."""
@@ -451,7 +438,7 @@ async def test_cancellation_of_a_stack_leaves_nothing_wherever_it_lands(stacks: 
     finished = False
     while not finished:
         with trio.CancelScope() as scope:
-            instrument = _CancelAt(scope, step)
+            instrument = CancelAt(scope, step)
             trio.lowlevel.add_instrument(instrument)
             try:
                 async with stacks.run(text) as stack:

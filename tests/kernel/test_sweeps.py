@@ -17,27 +17,14 @@ import pytest
 import trio
 
 import pysuper
-from machine import Snapshot, children
+from machine import CancelAt, Snapshot, children
 from pysuper.container import Container
-
-
-class _CancelAt(trio.abc.Instrument):
-    """Cancels a scope when the n-th task step since its making begins."""
-
-    def __init__(self, scope: trio.CancelScope, step: int) -> None:
-        self._scope = scope
-        self._left = step
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._scope.cancel()
 
 
 async def cancelled_at(step: int, spec: pysuper.ContainerSpec) -> bool:
     """Run a container and cancel it at a task step; whether it was cancelled before it ended."""
     with trio.fail_after(30), trio.CancelScope() as scope:
-        instrument = _CancelAt(scope, step)
+        instrument = CancelAt(scope, step)
         trio.lowlevel.add_instrument(instrument)
         try:
             async with pysuper.open_supervisor() as supervisor:

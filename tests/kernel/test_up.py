@@ -110,6 +110,24 @@ def up(tmp_path: Path) -> Iterator[Up]:
     made.clean_up()
 
 
+def test_the_plan_of_a_file_is_that_of_every_container_in_their_order(up: Up) -> None:
+    up.write("""
+        [container.web]
+        command = "sleep 1000"
+        depends_on = { db = "ready" }
+        replicas = 2
+        [container.db]
+        command = "sleep 1000"
+        network = "own"
+    """)
+    printed = subprocess.run([PYSUPER, "plan", up.file], capture_output=True, text=True, check=True).stdout
+    titles = [line for line in printed.splitlines() if not line.startswith(" ")]
+    assert titles == ["db:", "web-1: after db is ready", "web-2: after db is ready"]
+    assert printed.count("enter the net namespace") == 2
+    as_json = subprocess.run([PYSUPER, "plan", "--json", up.file], capture_output=True, text=True, check=True).stdout
+    assert list(json.loads(as_json)) == ["db", "web-1", "web-2"]
+
+
 # --- exit statuses ---
 
 

@@ -329,6 +329,8 @@ def test_the_line_of_a_key_is_where_its_statement_begins(entries: list[tuple[str
         (("a", 1, "c", "d", "z", 1, "w"), 10),
         (("none",), 1),
         (("a", 1, "c", "none"), 9),
+        (("q",), 11),
+        (("q", "none"), 11),
     ],
 )
 def test_the_lines_of_arrays_of_tables_are_found(keys: tuple[str | int, ...], line: int) -> None:
@@ -342,6 +344,7 @@ y = "]"  # ] "
 x = '['
 [a.c.d]
 z = [1, { w = 1 }]
+[q]
 """
     tomllib.loads(text)
     assert _Lines(text).of(keys) == line

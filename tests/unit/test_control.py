@@ -443,19 +443,6 @@ async def test_the_path_may_be_long(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert "ok" in await ask(served, "ps")
 
 
-async def test_a_socket_that_was_left_behind_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in variables(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    project = Project.of(name="demo")
-    with project.lock():
-        with socket.socket(socket.AF_UNIX) as stale, address(project.control) as path:
-            stale.bind(path)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(control.serve_control, None, project, None, None)
-            nursery.cancel_scope.cancel()
-        assert not project.control.exists()
-
-
 @is_root
 async def test_another_user_is_told_nothing(served: Served) -> None:
     """Should the directory ever let one in."""

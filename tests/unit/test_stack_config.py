@@ -478,6 +478,7 @@ labels = "${NO}"
         ("replicas = 1001", "replicas: 1001 is not a whole number from 1 to 1000"),
         ("replicas = 2.0", "replicas: 2.0 is not a whole number from 1 to 1000"),
         ("profiles = ['a b']", "profiles: 'a b' is not a name of a profile"),
+        ("profiles = '" + "x" * 64 + "'", "profiles: 'xxxxxxxxxxxx...xxxxxxxxxxxxx' is not a name of a profile"),
         ("labels = ['a']", "labels[0]: 'a' is not NAME=VALUE"),
         ("labels = {a = 1}", "labels.a: 1 is not a string"),
         ("labels = {'' = 'x'}", "labels.'': '' is not a name of a label"),
@@ -597,6 +598,7 @@ def test_what_is_wrong_between_members_is_said_once(tmp_path: Path, text: str, e
         "a.ready.log = '" + "x" * 4096 + "'",
         "a.restart = { policy = 'always', delay = '1m', max_delay = 60, jitter = 1 }",
         "a.ready = { tcp = 65535 }\na.replicas = 1000",
+        "a.profiles = ['" + "x" * 63 + "']",
     ],
 )
 def test_what_makes_sense_is_let_through(tmp_path: Path, text: str) -> None:

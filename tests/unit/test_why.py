@@ -188,6 +188,12 @@ def test_when_nothing_has_failed_it_says_so(story: Story, why: Why) -> None:
     assert not any("domino" in line for line in why("db"))
 
 
+def test_one_that_has_only_talked_is_known(story: Story, why: Why) -> None:
+    """So much that the journal has nothing else of it any more."""
+    story.journal.output("db", 1, "stdout", b"talk\n")
+    assert why("db") == ["no run of db has ended yet"]
+
+
 def test_the_last_incarnation_is_meant(story: Story, why: Why) -> None:
     """Each supervisor begins again with run 1."""
     story.ends("db", 1, exit_code=1)

@@ -127,7 +127,8 @@ class _Launcher:
                 step = "id maps"
                 if plan["ids"]:
                     _write_id_maps(pid, plan["ids"])
-                gate.write(b"go")
+                with contextlib.suppress(BrokenPipeError):  # it was killed meanwhile, as its end will tell
+                    gate.write(b"go")
                 return pidfd
         except OSError as error:
             failed = {"step": step, "errno": error.errno, "message": error.strerror or str(error)}

@@ -51,7 +51,7 @@ async def serve_control(
     Serve clients until cancelled, as a task.
 
     Args:
-        project: Locked by the caller: a socket that is there already is nobody's.
+        project: Locked by the caller, who has cleared its directory, and will again.
         load: Reads the file again.
         down: Lets the stack end; returns at once.
     """
@@ -71,17 +71,11 @@ async def serve_control(
 @asynccontextmanager
 async def _listen(control: Path) -> AsyncIterator[trio.socket.SocketType]:
     with address(control) as path, trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
         # bind(2) takes the mode of the file from that of the socket: nobody finds it with another one.
         os.fchmod(listener.fileno(), 0o600)
         await listener.bind(path)
-        try:
-            listener.listen(_MAX_CLIENTS)
-            yield listener
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+        listener.listen(_MAX_CLIENTS)
+        yield listener
 
 
 async def _admit(

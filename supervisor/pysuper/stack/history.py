@@ -124,14 +124,19 @@ class History:
 def read_history(directory: Path) -> History:
     """The history of the project with this state directory."""
     exits = list(records(directory, "exits", wanted=lambda record: record["kind"] == "exited"))
-    told = list(records(directory, wanted=lambda record: record["kind"] in _TOLD and "container" in record))
+    told: list[Record] = []
+    names: set[str] = set()
+    for record in records(directory, wanted=lambda record: "container" in record):
+        names.add(record["container"])
+        if record["kind"] in _TOLD:
+            told.append(record)
     not_started = [record for record in told if record["kind"] == "failed" and _by(record) == "dependency"]
     followers = _Followers(told)
     ends = [
         End(place, record["container"], record.get("run", 0), record, followers.next(record))
         for place, record in enumerate(_in_order([*exits, *not_started]))
     ]
-    return History(ends, (record["container"] for record in told))
+    return History(ends, names)
 
 
 def _by(record: Record) -> object:

@@ -224,14 +224,14 @@ def _then(history: History, end: End) -> list[str]:
 
 
 def _next(end: End, then: Mapping[str, Any]) -> str:
-    match then["kind"]:
-        case "restarting":
-            return f"restarted after {duration(then['delay'])}"
-        case "waiting" | "starting":
+    match then:
+        case {"kind": "restarting", "delay": delay}:
+            return f"restarted after {duration(delay)}"
+        case {"kind": "waiting" | "starting"}:
             return "started again"
-        case "scheduled":
+        case {"kind": "scheduled"}:
             return "it runs again when it is due"
-        case "completed":
+        case {"kind": "completed"}:
             return "its work is done"
     detail = then.get("detail")
     # A detail that says how it ended would say it a second time.
