@@ -87,11 +87,13 @@ class PythonLauncher(Launcher):
     async def _launch(self, plan: Plan, files: Mapping[int, int], namespaces: Mapping[str, int]) -> Launched:
         """Repeat until a launcher has lived long enough to clone."""
         for _ in range(_MAX_DEATHS):
-            await self._ready.wait()
+            ready = self._ready
+            await ready.wait()
             if launched := await self._try_launch(plan, files, namespaces):
                 self._deaths = 0
                 return launched
-            self._not_ready()
+            if ready is self._ready:  # and not of a new launcher already
+                self._not_ready()
         raise LaunchError("the launcher process died while it was asked to start a container")
 
     async def remember(self, trace: Trace) -> None:

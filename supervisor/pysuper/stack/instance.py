@@ -39,7 +39,7 @@ from pysuper.stack.lifecycle import (
 from pysuper.stack.notify import NotifySocket, open_notify_socket
 from pysuper.stack.output import Output
 from pysuper.stack.postmortem import Because, describe_exit, postmortem
-from pysuper.stack.probes import ProbeFailed, attempt
+from pysuper.stack.probes import check_health, wait_until_ready
 from pysuper.stack.schedule import seconds_until_due
 from pysuper.stack.spec import (
     DescriptorProbe,
@@ -47,7 +47,6 @@ from pysuper.stack.spec import (
     LogProbe,
     MemberSpec,
     NotifyProbe,
-    Readiness,
     Unhealthy,
 )
 from pysuper.supervisor import Supervisor
@@ -191,6 +190,7 @@ class Instance:
     def _act(self, action: Action, delay: float) -> None:
         match action:
             case Action.START:
+                self._start = trio.CancelScope()  # here, since a stop may come before the task begins
                 self._hub.spawn(self._live, self.name)
             case Action.STOP:
                 self._hub.spawn(self._stop, f"stop {self.name}")
@@ -225,7 +225,6 @@ class Instance:
         self.because = Because()
         self._final = False
         self._run_started = time.monotonic()
-        self._start = trio.CancelScope()
         spec = self._hub.container_spec(self)
         self._write("starting")
         errors: list[Exception] = []
@@ -308,7 +307,10 @@ class Instance:
         if self.container is None:
             self._start.cancel()
         else:
-            await self.container.stop(reason)
+            try:
+                await self.container.stop(reason)
+            except PysuperError:  # it cannot be thawed, say
+                self.container.kill()
 
     def _judge(self, record: ExitRecord) -> None:
         """Decide what follows from the end of a run, and write its post-mortem."""
@@ -339,35 +341,18 @@ class Instance:
         if readiness is None:
             self.post(Event.BECAME_READY)
             return
-        seen: list[str] = []
-        with trio.move_on_after(readiness.timeout) as scope:
-            await self._ready(readiness, seen)
-        if scope.cancelled_caught:
-            why = f"not ready after {readiness.timeout:g} s" + (f": {seen[-1]}" if seen else "")
-            self.post(Event.NOT_READY_IN_TIME, detail=why)
-        else:
+        assert self.container is not None
+        failure = await wait_until_ready(readiness, self.container, self._told)
+        if failure is None:
             self.post(Event.BECAME_READY)
-
-    async def _ready(self, readiness: Readiness, seen: list[str]) -> None:
-        """Wait until the probe succeeds; what it saw until then goes to `seen`."""
-        probe = readiness.probe
-        if isinstance(probe, NotifyProbe | DescriptorProbe | LogProbe):
-            await self._told.wait()
-            return
-        while self.container is not None:
-            try:
-                await attempt(probe, self.container)
-            except ProbeFailed as failure:
-                seen[:] = [str(failure)]
-                await trio.sleep(readiness.interval)
-            else:
-                return
+        else:
+            self.post(Event.NOT_READY_IN_TIME, detail=failure)
 
     async def _check_health(self, check: HealthCheck) -> None:
         failures = 0
         while self.container is not None:
             if not self.paused:
-                failure = await self._failure(check)
+                failure = await check_health(check, self.container)
                 in_grace = time.monotonic() - self._run_started < check.start_period and not self.healthy
                 failures = 0 if failure is None else failures if in_grace else failures + 1
                 if failure is None:
@@ -379,17 +364,6 @@ class Instance:
                         self.post(Event.UNHEALTHY, detail=f"unhealthy: {failure}")
                         return
             await trio.sleep(check.interval if self.healthy else check.start_interval)
-
-    async def _failure(self, check: HealthCheck) -> str | None:
-        """What one health check finds wrong."""
-        assert self.container is not None
-        with trio.move_on_after(check.timeout):
-            try:
-                await attempt(check.probe, self.container)
-            except ProbeFailed as failure:
-                return str(failure)
-            return None
-        return f"no answer in {check.timeout:g} s"
 
     def _set_health(self, healthy: bool, failure: str) -> None:
         if healthy is not self.healthy:

@@ -1,5 +1,5 @@
 """
-Asks a container whether it works: a connection, an HTTP request, a command. One attempt; the caller has the clock.
+Asks a container whether it works: by a connection, an HTTP request, a command.
 
 Connections are made from inside the container's network namespace, by a socket that was opened there.
 """
@@ -15,9 +15,18 @@ import trio
 
 from pysuper.container import Container
 from pysuper.errors import PysuperError, describe_errno
-from pysuper.stack.spec import CommandProbe, HttpProbe, TcpProbe
+from pysuper.stack.spec import (
+    CommandProbe,
+    DescriptorProbe,
+    HealthCheck,
+    HttpProbe,
+    LogProbe,
+    NotifyProbe,
+    Readiness,
+    TcpProbe,
+)
 
-__all__ = ["ProbeFailed", "attempt"]
+__all__ = ["check_health", "wait_until_ready"]
 
 _CHUNK = 65536
 #: Bytes of a failed command's output that are kept to explain it.
@@ -28,7 +37,44 @@ class ProbeFailed(Exception):
     """It does not work; the message says what was seen."""
 
 
-async def attempt(probe: TcpProbe | HttpProbe | CommandProbe, container: Container) -> None:
+async def wait_until_ready(readiness: Readiness, container: Container, told: trio.Event) -> str | None:
+    """
+    Wait until a container is ready, for as long as it may take.
+
+    Args:
+        told: Set when the container has said so, for the probes that listen instead of ask.
+
+    Returns:
+        None, or why it is not, in words.
+    """
+    probe, seen = readiness.probe, ""
+    with trio.move_on_after(readiness.timeout):
+        if isinstance(probe, NotifyProbe | DescriptorProbe | LogProbe):
+            await told.wait()
+            return None
+        while True:
+            try:
+                await _attempt(probe, container)
+            except ProbeFailed as failure:
+                seen = f": {failure}"
+                await trio.sleep(readiness.interval)
+            else:
+                return None
+    return f"not ready after {readiness.timeout:g} s{seen}"
+
+
+async def check_health(check: HealthCheck, container: Container) -> str | None:
+    """One health check: None, or what is wrong, in words."""
+    with trio.move_on_after(check.timeout):
+        try:
+            await _attempt(check.probe, container)
+        except ProbeFailed as failure:
+            return str(failure)
+        return None
+    return f"no answer in {check.timeout:g} s"
+
+
+async def _attempt(probe: TcpProbe | HttpProbe | CommandProbe, container: Container) -> None:
     """
     Try once.
 

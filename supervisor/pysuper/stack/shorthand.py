@@ -33,7 +33,7 @@ _HOST = r"\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}"
 # With nothing that ECMA-262's expressions do not have, since JSON Schema shows them too.
 TCP = rf"(?:({_HOST}):)?([0-9]{{1,5}})"
 #: What a request may have in its first line, and no fragment, which is never sent.
-HTTP = rf"http://({_HOST})(?::([0-9]{{1,5}}))?([/?][!\"$-~]*)?"
+HTTP = rf'http://({_HOST})(?::([0-9]{{1,5}}))?([/?][!"$-~]*)?'
 MAX_PORT = 2**16 - 1
 #: Characters; nobody writes more, and there are expressions that are slow to read.
 _MAX_PATTERN = 4096
