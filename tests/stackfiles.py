@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +30,9 @@ def with_defaults(text: str) -> str:
     text = textwrap.dedent(text)
     defaults = f'[defaults]\nstop_grace_period = "1s"\ncgroup = {{ driver = "{cgroup_driver()}" }}\n'
     return text.replace("[defaults]\n", defaults) if "[defaults]" in text else defaults + text
+
+
+PYSUPER = str(Path(sys.executable).parent / "pysuper")
 
 
 class Stacks:
@@ -78,3 +86,82 @@ async def holds(condition: Callable[[], bool]) -> None:
     with trio.fail_after(20 * PATIENCE):
         while not condition():
             await trio.sleep(0.01)
+
+
+class Up:
+    """A file, and the commands that are typed about it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.file = directory / "stack.toml"
+        self.environment = {
+            **os.environ,
+            "PYSUPER_RUNTIME_DIR": str(directory / "run"),
+            "PYSUPER_STATE_DIR": str(directory / "state"),
+        }
+        self._started: list[subprocess.Popen[str]] = []
+
+    def write(self, text: str) -> None:
+        """The file, with this machine's cgroup driver for every container."""
+        self.file.write_text(with_defaults(text))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """`pysuper up` in the foreground."""
+        process = subprocess.Popen(
+            [PYSUPER, "up", *arguments, str(self.file)],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`pysuper up` to its end."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=60 * PATIENCE)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def call(self, command: str, *arguments: str, check: bool = True) -> str:
+        """A client command's output."""
+        done = subprocess.run(
+            [PYSUPER, command, "--file", str(self.file), *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60 * PATIENCE,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+        return done.stdout if check else f"{done.returncode} {done.stderr}"
+
+    def ps(self) -> dict[str, dict]:
+        """What `ps` tells, by name; nothing if nothing runs."""
+        listed = subprocess.run(
+            [PYSUPER, "ps", "--file", str(self.file), "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return {row["name"]: row for row in json.loads(listed.stdout)} if listed.returncode == 0 else {}
+
+    def reaches(self, name: str, state: str, *, run: int = 1) -> dict:
+        """Wait until a container is in a state."""
+        deadline = time.monotonic() + 20 * PATIENCE
+        while time.monotonic() < deadline:
+            row = self.ps().get(name)
+            if row and row["state"] == state and row["run"] >= run:
+                return row
+            time.sleep(0.05)
+        raise AssertionError(self.ps())
+
+    def clean_up(self) -> None:
+        """End what a failed test has left."""
+        subprocess.run([PYSUPER, "down", "--file", self.file], env=self.environment, capture_output=True, check=False)
+        for process in self._started:
+            process.kill()
+            process.communicate()

@@ -27,6 +27,7 @@ from pysuper import receipts
 from pysuper.drivers import CgroupDriver
 from pysuper.errors import LimitError
 from pysuper.spec import DEFAULT_PIDS_MAX
+from pysuper_plugins.cgroup import files
 from pysuper_plugins.cgroup.v1 import V1Cgroup
 
 pytestmark = as_root
@@ -266,3 +267,29 @@ async def test_statistics_are_none_where_nothing_counts(driver: type[CgroupDrive
         for field, file in there.items():
             here = any(Path(directory, file).exists() for directory in it.directories)
             assert (counted[field] is not None) == here
+
+
+@each_driver()
+async def test_pressure_is_counted_by_v2_alone(driver: type[CgroupDriver]) -> None:
+    async with box(driver, context()) as it:
+        it.say(SLEEP)
+        pressure = it.cgroup.statistics().pressure
+        here = {
+            name
+            for name in ("cpu", "memory", "io")
+            if any(Path(d, f"{name}.pressure").exists() for d in it.directories)
+        }
+        assert set(pressure or {}) == here
+        assert driver is not V1Cgroup or pressure is None
+        assert all(0 <= share <= 100 for share in (pressure or {}).values())
+
+
+def test_pressure_is_the_share_of_ten_seconds_in_which_some_waited(tmp_path: Path) -> None:
+    file = tmp_path / "cpu.pressure"
+    file.write_text(
+        "some avg10=12.50 avg60=1.00 avg300=0.00 total=99\nfull avg10=3.00 avg60=0.00 avg300=0.00 total=9\n"
+    )
+    assert files.read_pressure(str(file)) == 12.5
+    file.write_text("")
+    assert files.read_pressure(str(file)) is None
+    assert files.read_pressure(str(tmp_path / "no.pressure")) is None

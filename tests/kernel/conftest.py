@@ -13,7 +13,7 @@ import pytest
 import pysuper
 from machine import Snapshot, cgroup_driver
 from pysuper.supervisor import Supervisor, open_supervisor
-from stackfiles import Stacks
+from stackfiles import Stacks, Up
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -53,6 +53,14 @@ def stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stacks:
     monkeypatch.setenv("PYSUPER_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("PYSUPER_STATE_DIR", str(tmp_path / "state"))
     return Stacks(tmp_path)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """A file of the test's own; nothing of it runs afterwards."""
+    made = Up(tmp_path)
+    yield made
+    made.clean_up()
 
 
 Output = Callable[..., Any]

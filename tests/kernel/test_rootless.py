@@ -46,7 +46,8 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def as_user(home: Path) -> Run:
+def python_as_user(home: Path) -> Run:
+    """Run the interpreter with these arguments, with pysuper installed."""
     if os.geteuid() != 0:
         pytest.skip("changes to another user, which needs root")
     python = public_python()
@@ -59,7 +60,7 @@ def as_user(home: Path) -> Run:
         shutil.copytree(ROOT / source, site / Path(source).name, dirs_exist_ok=True)
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [*BECOME_USER, "env", python, "-m", "pysuper", *arguments]
+        command = [*BECOME_USER, "env", python, *arguments]
         environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(site), **more}
         return subprocess.run(
             command,
@@ -71,6 +72,16 @@ def as_user(home: Path) -> Run:
             timeout=60,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def as_user(python_as_user: Run) -> Run:
+    """Run the program."""
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return python_as_user("-m", "pysuper", *arguments, **more)
 
     return run
 
@@ -125,3 +136,58 @@ def test_the_report_has_receipts(as_user: Run, home: Path) -> None:
 def test_doctor_says_what_an_ordinary_user_lacks(as_user: Run) -> None:
     result = as_user("doctor")
     assert "user" in result.stdout
+
+
+JOIN = """
+import os, socket, sys, trio, pysuper
+
+NAMESPACES = "for n in mnt pid net uts ipc user cgroup time; do readlink /proc/self/ns/$n; done; id -u"
+
+async def output(start, **options):
+    read, write = os.pipe()
+    with os.fdopen(read) as file:
+        ended = await start(write)
+        os.close(write)
+        return (await trio.to_thread.run_sync(file.read)), ended
+
+async def main():
+    async with pysuper.open_supervisor() as supervisor:
+        async def first(write):
+            script = NAMESPACES + "; exec >&-; exec sleep 1000"
+            spec = pysuper.ContainerSpec(name="box", command=("sh", "-c", script), init=sys.argv[1] == "init")
+            return await supervisor.start(spec, stdout=write)
+
+        def more(script):
+            async def run(write):
+                async with container.execute(["sh", "-c", script], stdout=write) as execution:
+                    return await execution.wait()
+            return run
+
+        before, container = await output(first)
+        after, ended = await output(more(NAMESPACES))
+        assert (after, ended.exit_code) == (before, 0), (before, after)
+        assert after.split()[-1] == "0"
+        promised, _ = await output(more("grep -E 'Cap(Eff|Bnd)|NoNewPrivs' /proc/self/status"))
+        assert promised.split()[1::2] == ["00000000000005fb", "00000000000005fb", "1"], promised
+        async with container.execute(["sh", "-c", "tty"], terminal=True) as execution:
+            await trio.lowlevel.wait_readable(execution.terminal)
+            assert os.read(execution.terminal, 100) == b"/dev/pts/0\\r\\n"
+            await execution.wait()
+        async with container.execute(["sleep", "1000"]) as execution:
+            execution.kill()
+            assert (await execution.wait()).signal == 9
+        with socket.create_server(("127.0.0.1", 0)) as host:
+            with await container.open_socket() as channel:
+                try:
+                    await channel.connect(host.getsockname())
+                except ConnectionRefusedError:
+                    print("done")
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("init", ["init", "no init"])
+def test_processes_join_a_container(python_as_user: Run, init: str) -> None:
+    result = python_as_user("-c", JOIN, init)
+    assert (result.stdout, result.stderr) == ("done\n", "")

@@ -289,6 +289,39 @@ def test_it_refuses_mistakes_as_the_reader_does(tmp_path: Path, keys: str) -> No
     assert not is_read(tmp_path, made)
 
 
+@pytest.mark.parametrize(
+    ("keys", "taken"),
+    [
+        ("timeout = 0", False),
+        ("every = 0", False),
+        ("ready = { tcp = 80, interval = 0 }", False),
+        ("ready = { tcp = 80, timeout = 0 }", False),
+        ("healthcheck = { tcp = 80, interval = 0 }", False),
+        ("healthcheck = { tcp = 80, start_interval = 0 }", False),
+        ("healthcheck = { tcp = 80, timeout = 0 }", False),
+        ("cgroup = { memory_max = 0 }", False),
+        ("cgroup = { pids_max = -2 }", False),
+        ("cgroup = { io_max = { '8:0' = { rbps = 0 } } }", False),
+        ("ulimits = { core = -2 }", False),
+        ("volumes = [{ type = 'tmpfs', target = '/x', size = 0 }]", False),
+        ("volumes = [{ type = 'tmpfs', target = '/x', mode = -1 }]", False),
+        ("volumes = [{ type = 'tmpfs', target = '/x', mode = 0 }]", True),
+        ("stop_grace_period = 0", True),
+        ("healthcheck = { tcp = 80, start_period = 0 }", True),
+        ("restart = { policy = 'no', delay = 0, max_delay = 0, stable = 0, within = 0 }", True),
+        ("restart = { policy = 'no', max_restarts = 0 }", True),
+        ("restart = { policy = 'no', max_restarts = -1 }", True),
+        ("restart = { policy = 'no', max_restarts = -2 }", False),
+        ("cgroup = { memory_swap_max = 0 }", True),
+        ("cgroup = { pids_max = -1 }", True),
+        ("ulimits = { core = 0, nproc = -1 }", True),
+    ],
+)
+def test_both_know_where_a_number_may_be_zero_or_unlimited(tmp_path: Path, keys: str, taken: bool) -> None:
+    made = tomllib.loads(f"[container.a]\n{keys}")
+    assert VALIDATOR.is_valid(made) == is_read(tmp_path, made) == taken
+
+
 @pytest.mark.parametrize("name", ["a b", "../x", "", "x" * 64, "-a"])
 def test_it_refuses_names_as_the_reader_does(tmp_path: Path, name: str) -> None:
     assert not VALIDATOR.is_valid({"container": {name: {}}})

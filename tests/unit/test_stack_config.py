@@ -255,6 +255,16 @@ def test_what_has_a_schedule_is_a_task(tmp_path: Path) -> None:
             assert (found.kind, found.schedule) == (Kind.TASK, schedule)
 
 
+def test_a_problem_of_several_keys_is_at_one_that_is_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "variables").write_text("A B=1")
+    text = "[defaults]\nevery = 1\n[container.a]\nkind = 'service'\n[container.b]\ncron = '* * * * *'\n"
+    assert errors(tmp_path, text + "env_file = 'variables'") == [
+        "4: container.a.kind: what runs again and again is a task",
+        "6: container.b.cron: give either every or cron",
+        "7: container.b.env_file: 'A B' is not a name of a variable",
+    ]
+
+
 # --- defaults ---
 
 
@@ -500,9 +510,13 @@ labels = "${NO}"
         ),
         ("cron = '0 0 31 2 *'", None),
         ("cron = '0 0 */31 * 1#5'", "cron: '0 0 */31 * 1#5' is never due"),
-        ("every = '5s'\ncron = '* * * * *'", None),
-        ("every = '5s'\nkind = 'service'", None),
-        ("network = 'stack'\nshare = 'net'", None),
+        ("cron = '* * * * *'\nevery = '5s'", "cron: give either every or cron"),
+        ("kind = 'service'\nevery = '5s'", "kind: what runs again and again is a task"),
+        (
+            "network = 'stack'\nshare = 'net'",
+            'network: a container that shares the net namespace is not in the network "stack"',
+        ),
+        ("volumes = ['/a:b']", "volumes: 'b' is not an absolute path"),
         ("journal = {}", None),
         ("restart = {policy = 'always', max_restarts = 'many'}", None),
     ],

@@ -106,7 +106,9 @@ class History:
         if not found:
             from pysuper.shorthand import did_you_mean
 
-            raise ConfigError(f"nothing is known of a container {name!r}", remedy=did_you_mean(name, self.names))
+            members = {re.sub(r"-[0-9]+$", "", known) for known in self.names}
+            remedy = did_you_mean(name, members.union(self.names))
+            raise ConfigError(f"nothing is known of a container {name!r}", remedy=remedy)
         return found
 
     def chain(self, end: End) -> list[End]:

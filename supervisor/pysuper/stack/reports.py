@@ -65,7 +65,7 @@ def details(instance: Instance) -> dict[str, Any]:
         **status(instance),
         "labels": plain(instance.member.labels),
         "spec": plain(instance.member),
-        "plan": [] if container is None else container.plan.describe(),
+        "plan": [] if container is None else list(container.plan.describe()),
         "warnings": [] if container is None else list(container.warnings),
         "receipts": plain(() if container is None else container.receipts),
         "last_record": None if instance.record is None else instance.record.to_dict(),
