@@ -59,8 +59,8 @@ def table(figures: dict[str, object]) -> Iterator[str]:
         row = figures["flood"]
         yield (
             f"\n{row['containers']} containers flooding their logs: `pysuper ps` answers in {row['ps_median']:.2f} s "
-            f"(median), {row['ps_max']:.2f} s at most of {row['asked']}; the supervisor has {row['memory_before']:.0f} MB "
-            f"before and {row['memory_after']:.0f} MB after {row['seconds']:.0f} s."
+            f"(median), {row['ps_max']:.2f} s at most of {row['asked']}; the supervisor has "
+            f"{row['memory_before']:.0f} MB before and {row['memory_after']:.0f} MB after {row['seconds']:.0f} s."
         )
     if figures["restart"]:
         yield "\n| from kill -9 to the restarted command, ms | median | p99 |\n|---|---|---|"

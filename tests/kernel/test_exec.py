@@ -23,8 +23,8 @@ import trio
 
 import pysuper
 from machine import PATIENCE, Snapshot, alive, cgroup_driver, cgroups, children, wait_until
+from pysuper import receipts
 from pysuper.container import Container
-from pysuper.receipts import ProcessStatus
 from pysuper.spec import NAMESPACES, Limits, Rlimit
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has one id only")
@@ -173,13 +173,25 @@ async def test_receipts_are_taken_of_it(container) -> None:
 
 
 async def test_a_promise_that_does_not_hold_stops_it(container) -> None:
-    broken = ProcessStatus(field="NoNewPrivs", value="2")
+    broken = receipts.ProcessStatus(field="NoNewPrivs", value="2")
     container.plan = attrs.evolve(container.plan, checks=(*container.plan.checks, broken))
     before = Snapshot.take()
     with pytest.raises(pysuper.LimitError, match="not in force.*NoNewPrivs"):
         await executed(container, "touch /ran")
     Snapshot.take_settled(before).assert_equals(before)
     assert not os.path.exists(f"/proc/{container.pid}/root/ran")
+
+
+async def test_being_killed_is_no_broken_promise(container, monkeypatch) -> None:
+    def take(checks: tuple[receipts.Check, ...], pid: int) -> tuple[receipts.Receipt, ...]:
+        os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda: not alive(pid))
+        return really(checks, pid)
+
+    really = receipts.take
+    monkeypatch.setattr(receipts, "take", take)
+    with pytest.raises(pysuper.LaunchError, match="the process that joins box was killed while it was set up"):
+        await executed(container, "true")
 
 
 # --- what is asked for ---
@@ -722,10 +734,13 @@ async def test_a_socket_reaches_the_containers_servers_and_not_the_hosts(supervi
 
 async def test_a_socket_in_a_shared_network_is_the_hosts(supervisor, spec, host_port) -> None:
     container = await supervisor.start(spec("exec sleep 1000", share=frozenset({"net"})))
-    before = children()
-    with await container.open_socket() as channel:
-        await channel.connect(("127.0.0.1", host_port))
-    assert children() == before
+    (launcher,) = children() - {container.pid}
+    os.kill(launcher, signal.SIGSTOP)  # it is not needed for that
+    try:
+        with trio.fail_after(2 * PATIENCE), await container.open_socket() as channel:
+            await channel.connect(("127.0.0.1", host_port))
+    finally:
+        os.kill(launcher, signal.SIGCONT)
 
 
 async def test_a_socket_is_of_the_kind_that_was_asked_for(container) -> None:

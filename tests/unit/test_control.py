@@ -571,19 +571,20 @@ async def test_descriptors_that_come_later_are_closed(served: Served) -> None:
 
 async def test_no_descriptor_for_a_client_is_no_end(served: Served) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with Talk(served.project) as talk:
-        # One for the client's own socket; then there is none for the other side.
-        waiting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = descriptors()
+    with Talk(served.project) as talk, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waiting:
+        await eventually(lambda: descriptors() == before + 3)  # the server's side of `talk` is there
         with address(served.project.control) as path:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() - 1, hard))
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
             try:
                 waiting.connect(path)
+                await trio.sleep(0.3)
                 await talk.send({"do": "ps"})
                 assert "ok" in await talk.line()
-                await trio.sleep(0.2)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        waiting.close()
     assert "ok" in await ask(served, "ps")
 
 

@@ -47,6 +47,4 @@ class StackNetwork(NetworkDriver):
         plan.check(OwnNamespace(namespace="net"), SameNamespace(namespace="net", path=path))
         if self.options.hosts is not None:
             flags = ("ro", "nosuid", "nodev", "noexec")
-            plan.add(
-                Phase.MOUNTS, Bind(source=self.options.hosts, target="/etc/hosts", flags=flags, recursive=False)
-            )
+            plan.add(Phase.MOUNTS, Bind(source=self.options.hosts, target="/etc/hosts", flags=flags, recursive=False))
