@@ -79,7 +79,7 @@ class Signals:
         if number == signal.SIGWINCH:
             self._resize()
         elif number == signal.SIGALRM:
-            raise SystemExit(128 + self._early[0])
+            raise SystemExit(128 + next(early for early in self._early if early in _ENDING))
         else:
             self._heed(number)
 

@@ -23,7 +23,7 @@ import trio
 
 import pysuper
 from machine import PATIENCE, Snapshot, alive, cgroup_driver, cgroups, children, wait_until
-from pysuper import receipts
+from pysuper import receipts, steps
 from pysuper.container import Container
 from pysuper.spec import NAMESPACES, Limits, Rlimit
 
@@ -405,6 +405,26 @@ async def test_containers_that_end_at_any_moment_of_it_leave_nothing(supervisor,
         await container.wait()
         Snapshot.take_settled(before).assert_equals(before)
     assert outcomes == {"error", signal.SIGKILL}
+
+
+async def test_a_container_that_ends_ends_what_hangs_on_its_way_in(container, tmp_path) -> None:
+    fifo = tmp_path / "fifo"  # opening it waits for a reader
+    os.mkfifo(fifo)
+    container.plan = attrs.evolve(container.plan, steps=(steps.JoinCgroup(path=str(fifo)), *container.plan.steps))
+    (launcher,) = children() - {container.pid}
+    with trio.fail_after(5 * PATIENCE):
+        async with trio.open_nursery() as nursery:
+
+            async def attempt() -> None:
+                with pytest.raises(pysuper.LaunchError, match="box has ended meanwhile"):
+                    await executed(container, "true")
+
+            nursery.start_soon(attempt)
+            await trio.sleep(0.1 * PATIENCE)
+            assert len(children()) == 3
+            await container.stop()
+            await container.wait()
+            assert children() == {launcher}
 
 
 @needs_cgroup

@@ -222,25 +222,3 @@ async def test_what_joins_a_container_fails_or_dies_at_every_system_call(spec, j
             if not failed:
                 return
         pytest.fail(f"{name} failed {when} times")
-
-
-@needs_strace
-@pytest.mark.parametrize("join", JOINING)
-async def test_a_container_that_ends_ends_what_hangs_on_its_way_in(supervisor, spec, join) -> None:
-    container: Container = await supervisor.start(spec("exec sleep 1000"))
-    (launcher,) = children() - {container.pid}
-    running = Snapshot.take()
-    # In the first system call of all, when it has not joined the cgroup.
-    with failing(launcher, "dup2", 1, "delay_enter=60000000"), trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-
-            async def attempt() -> None:
-                with pytest.raises(pysuper.LaunchError, match="box has ended meanwhile"):
-                    await join(container)
-
-            nursery.start_soon(attempt)
-            while len(children()) == len(running.children):  # noqa: ASYNC110 - the kernel has no event for that
-                await trio.sleep(0.01)
-            await container.stop()
-            await container.wait()
-            assert children() == {launcher}

@@ -103,6 +103,8 @@ async def test_a_signal_that_comes_before_the_command_cancels_it(
     monkeypatch.setattr(Operations, "_OPERATIONS", {"exec": start_for_ever})
     async with meanwhile("exec", "db", "true", stderr=subprocess.PIPE) as process:
         await trio.sleep(0.5)
+        process.send_signal(signal.SIGUSR1)
+        await trio.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 143
         assert process.stderr is not None

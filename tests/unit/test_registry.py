@@ -146,7 +146,7 @@ def test_a_driver_that_cannot_work_here_says_why(install: Install) -> None:
 def test_the_list_of_drivers_survives_broken_ones(install: Install) -> None:
     install("raise RuntimeError('boom')", name="broken")
     entries = {entry.name: entry for entry in registry.available() if entry.group == "pysuper.network"}
-    assert set(entries) == {"broken", "host", "none"}
+    assert set(entries) == {"broken", "host", "none", "own", "stack"}
     assert "boom" in (entries["broken"].error or "")
     assert entries["none"].error is None
 
