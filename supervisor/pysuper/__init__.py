@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         PysuperError as PysuperError,
         StuckError as StuckError,
     )
-    from pysuper.record import ExitRecord as ExitRecord
+    from pysuper.execution import Execution as Execution
+    from pysuper.record import ExitRecord as ExitRecord, ExitStatus as ExitStatus
     from pysuper.spec import (
         BindMount as BindMount,
         ContainerSpec as ContainerSpec,
@@ -55,7 +56,8 @@ _HOMES = {
         "PysuperError",
         "StuckError",
     ),
-    "pysuper.record": ("ExitRecord",),
+    "pysuper.execution": ("Execution",),
+    "pysuper.record": ("ExitRecord", "ExitStatus"),
     "pysuper.spec": ("BindMount", "ContainerSpec", "DriverChoice", "Limits", "Rlimit", "TmpfsMount"),
     "pysuper.supervisor": ("Completed", "Supervisor", "open_supervisor", "run"),
 }

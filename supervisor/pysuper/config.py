@@ -32,9 +32,8 @@ from pysuper.spec import ContainerSpec, DriverChoice, Limits
 from pysuper.stack.spec import JournalSpec, Kind, MemberSpec, Schedule, StackSpec
 from pysuper.stack.validation import problems
 from pysuper.tables import Error, Invalid, Key, Keys, attempt, read_file, table
-from pysuper.validation import validate
 
-__all__ = ["load", "load_stack", "validate"]
+__all__ = ["load", "load_stack"]
 
 #: Tables as they are in the file, by their place in it.
 _Tables = dict[tuple[str, ...], Any]

@@ -20,7 +20,7 @@ from pysuper.drivers import Cgroup, Context, Driver, Launcher, Statistics
 from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
-from pysuper.joining import command_plan, socket_plan
+from pysuper.joining import command_plan
 from pysuper.plan import Plan
 from pysuper.planning import Drivers, blame
 from pysuper.process import STUCK_BOUND, Ended, Process
@@ -216,14 +216,13 @@ class Container:
             LaunchError: The container has ended, or the socket cannot be had.
         """
         self._executions.require_running()
-        if "net" not in self.plan.namespaces:
-            try:
-                return trio.socket.socket(family, type)
-            except OSError as error:
-                number = error.errno or 0
-                raise LaunchError(f"could not open a socket: {describe_errno(number)}", errno=number) from error
-        async with self._executions.joined(socket_plan(self.plan, family, type), (None, None, None)) as opener:
-            return trio.socket.from_stdlib_socket(socket.socket(fileno=opener.take("socket")))
+        if "net" in self.plan.namespaces:
+            return await self._executions.open_socket(family, type)
+        try:
+            return trio.socket.socket(family, type)
+        except OSError as error:
+            number = error.errno or 0
+            raise LaunchError(f"could not open a socket: {describe_errno(number)}", errno=number) from error
 
     async def _start(self, drivers: Drivers) -> None:
         """From the clone to the running command."""

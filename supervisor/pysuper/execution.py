@@ -8,6 +8,7 @@ ends it.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext
 
@@ -15,6 +16,7 @@ import trio
 
 from pysuper.drivers import Launcher
 from pysuper.errors import LaunchError, PysuperError, describe_errno
+from pysuper.joining import socket_plan
 from pysuper.plan import Plan
 from pysuper.process import Process, standard_files
 from pysuper.receipts import Receipt
@@ -68,22 +70,17 @@ class Execution:
         assert self._process is not None
         self._process.kill_group()
 
-    def take(self, opened: str) -> int:
-        """A descriptor that the process has sent, which is the caller's from now on."""
-        assert self._process is not None
-        return self._process.opened.pop(opened)
-
-    async def end(self) -> None:
+    async def _end(self) -> None:
         """Kill it, and wait until nothing of it is left."""
         self._scope.cancel()
         await self._over.wait()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Close what the process has sent, and nobody has taken."""
         if self._process is not None:
             self._process.close()
 
-    async def live(
+    async def _live(
         self,
         launcher: Launcher,
         files: Mapping[int, int],
@@ -193,7 +190,15 @@ class Executions:
     async def end(self) -> None:
         """End all of them, and wait until they have."""
         for execution in list(self._running):
-            await execution.end()
+            execution._scope.cancel()
+        for execution in list(self._running):
+            await execution._over.wait()
+
+    async def open_socket(self, family: int, kind: int) -> trio.socket.SocketType:
+        """Open one in the container's network namespace; see `Container.open_socket`."""
+        async with self.joined(socket_plan(self._plan, family, kind), (None, None, None)) as opener:
+            assert opener._process is not None
+            return trio.socket.from_stdlib_socket(socket.socket(fileno=opener._process.opened.pop("socket")))
 
     @asynccontextmanager
     async def joined(self, plan: Plan, given: tuple[int | None, int | None, int | None]) -> AsyncIterator[Execution]:
@@ -216,16 +221,16 @@ class Executions:
                 yield execution
             finally:
                 with trio.CancelScope(shield=True):
-                    await execution.end()
+                    await execution._end()
         finally:
             self._running.remove(execution)
-            execution.close()
+            execution._close()
 
     async def _start(self, execution: Execution, plan: Plan, given: tuple[int | None, int | None, int | None]) -> None:
         try:
             with standard_files(*given) as files, self._namespaces_for(plan) as namespaces:
                 await self._watchers.start(
-                    execution.live, self._launcher, files, namespaces, self._watchers, self._awake
+                    execution._live, self._launcher, files, namespaces, self._watchers, self._awake
                 )
         except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
             number = error.errno or 0

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 import attrs
 
 from pysuper import capabilities, receipts, registry, steps
-from pysuper.config import validate
 from pysuper.drivers import CgroupDriver, Driver, NamespaceDriver, NetworkDriver, RootfsDriver
 from pysuper.errors import DriverError, PysuperError
 from pysuper.ids import IdRanges
 from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.spec import NAMESPACES, ContainerSpec, DriverChoice
+from pysuper.validation import validate
 
 __all__ = [
     "Drivers",

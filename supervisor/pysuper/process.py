@@ -20,6 +20,7 @@ from pysuper.errors import CommandNotExecutable, CommandNotFound, LaunchError, L
 from pysuper.launcher import wire
 from pysuper.launcher.client import launch_error, reap, receive
 from pysuper.plan import Plan
+from pysuper.steps import Fork
 
 __all__ = ["STUCK_BOUND", "Ended", "Process", "standard_files"]
 
@@ -115,14 +116,21 @@ class Process:
             case {"opened": str(what)}:
                 self.opened[what] = self._only(descriptors)
             case {"forked": int(pid)}:
-                self._pidfd, self.pid = self._only(descriptors), pid
-                with trio.CancelScope(shield=True):  # it ends when it is told that its child is known
-                    await self._go()
+                await self._follow(pid, self._only(descriptors))
             case {"failed": failed}:
                 raise _execution_error(failed) or launch_error(failed, self._plan)
             case _:
                 raise self._killed()
         return False
+
+    async def _follow(self, pid: int, pidfd: int) -> None:
+        """Let a child take its place."""
+        if self.exited.is_set():  # too late: nobody would wait for the child
+            os.close(pidfd)
+            raise self._killed()
+        self.pid, self._pidfd = pid, pidfd
+        with trio.CancelScope(shield=True):  # it ends when it is told that its child is known
+            await self._go()
 
     async def _pass(self, barrier: str, at_barrier: Callable[[str], Awaitable[None]] | None) -> None:
         if barrier == "ready":
@@ -188,7 +196,7 @@ class Process:
                 remedy="the kernel has to let go of it",
             )
         usage = await reap(self._pidfd)
-        if not self._has_forked():
+        if Fork() in self._plan.steps and not self._has_forked():
             await _reap_group(self.pid)
         told = await self._drain()
         return Ended(usage.status if told is None else told, usage, self._ended - self._began)
@@ -229,7 +237,7 @@ def standard_files(*given: int | None) -> Iterator[dict[int, int]]:
 
 async def _reap_group(leader: int) -> None:
     """
-    Reap a child that had been forked, but was not known yet when its maker was killed; it has not left the group.
+    Reap a child that was forked, but not known yet when its maker was killed; it has not left the maker's group.
 
     A pid namespace does not end before everything in it is reaped, pid_namespaces(7).
     """

@@ -101,10 +101,11 @@ class OwnNamespace(Check):
 
 @attrs.frozen(kw_only=True)
 class SameNamespace(Check):
-    """The container is in the namespace that `path` leads to."""
+    """The process is in the namespace that `path` leads to."""
 
     namespace: str
     path: str
+    of_process = True
 
     def describe(self) -> str:
         return f"the {self.namespace} namespace {self.path}"

@@ -21,7 +21,6 @@ import attrs
 import trio
 
 from pysuper import registry
-from pysuper.config import validate
 from pysuper.container import Container, live
 from pysuper.drivers import Launcher
 from pysuper.errors import ConfigError, LaunchError, describe_errno
@@ -32,6 +31,7 @@ from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
 from pysuper.process import standard_files
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec
+from pysuper.validation import validate
 
 __all__ = ["Completed", "Supervisor", "open_supervisor", "run"]
 

@@ -23,7 +23,7 @@ import trio
 
 import pysuper
 from machine import PATIENCE, Snapshot, alive, cgroup_driver, cgroups, children, wait_until
-from pysuper import receipts, steps
+from pysuper import process, receipts, steps
 from pysuper.container import Container
 from pysuper.spec import NAMESPACES, Limits, Rlimit
 
@@ -513,6 +513,29 @@ async def test_commands_start_while_what_starts_them_is_being_killed(container, 
     if victim == "launcher":  # which dies three times, with at most one command on its way
         assert outcomes.count(7) >= 17
     assert processes(container) == quiet
+
+
+@pytest.mark.parametrize("heard", ["in time", "late", "never"])
+async def test_what_dies_right_after_its_fork_leaves_nothing(container, monkeypatch, heard) -> None:
+    async def receive(status: Any) -> tuple[dict[str, Any] | None, list[int], int]:
+        message, descriptors, sender = await really(status)
+        if message is not None and "forked" in message:
+            os.killpg(sender, signal.SIGKILL)
+            assert wait_until(lambda: not alive(sender))
+            if heard == "late":
+                await trio.sleep(0.05)
+            elif heard == "never":
+                os.close(descriptors[0])
+                return await really(status)
+        return message, descriptors, sender
+
+    really = process.receive
+    before = Snapshot.take()
+    with monkeypatch.context() as patched, pytest.raises(pysuper.LaunchError, match="was killed while it was set up"):
+        patched.setattr(process, "receive", receive)
+        await executed(container, "true")
+    Snapshot.take_settled(before).assert_equals(before)
+    assert await executed(container, "exit 4") == (4, "")
 
 
 @as_root

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given, strategies as st
 from tomlfiles import EXAMPLES, errors, write
 
-from pysuper.config import load, validate
+from pysuper.config import load
 from pysuper.errors import ConfigError
 from pysuper.spec import BindMount, ContainerSpec, DriverChoice, Limits, Rlimit, TmpfsMount
 from pysuper.tables import _Lines
+from pysuper.validation import validate
 
 FULL = r"""
 [container.web]

@@ -257,10 +257,10 @@ def test_what_has_a_schedule_is_a_task(tmp_path: Path) -> None:
 
 def test_a_problem_of_several_keys_is_at_one_that_is_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "variables").write_text("A B=1")
-    text = "[defaults]\nevery = 1\n[container.a]\nkind = 'service'\n[container.b]\ncron = '* * * * *'\n"
+    text = "[defaults]\ncron = '* * * * *'\n[container.a]\nkind = 'service'\n[container.b]\nevery = 1\n"
     assert errors(tmp_path, text + "env_file = 'variables'") == [
         "4: container.a.kind: what runs again and again is a task",
-        "6: container.b.cron: give either every or cron",
+        "6: container.b.every: give either every or cron",
         "7: container.b.env_file: 'A B' is not a name of a variable",
     ]
 
@@ -330,15 +330,16 @@ environment = { A = "${NO}" }
     ]
 
 
-@pytest.mark.parametrize("short", ['["nobody"]', '"nobody"', '{ nobody = "ready" }'])
-def test_an_error_is_where_the_key_is_that_makes_it_one(tmp_path: Path, short: str) -> None:
+@pytest.mark.parametrize("own", ['["none"]', '"none"', '{ none = "ready" }'])
+@pytest.mark.parametrize("default", ['["nobody"]', '"nobody"', '{ nobody = "ready" }'])
+def test_an_error_is_where_the_key_is_that_makes_it_one(tmp_path: Path, default: str, own: str) -> None:
     text = f"""\
 [defaults]
 hostname = "fixed"
-depends_on = {short}
+depends_on = {default}
 [container.web]
 share = ["uts"]
-depends_on = {{ none = "ready" }}
+depends_on = {own}
 [container.db]
 hostname = "a/b"
 """

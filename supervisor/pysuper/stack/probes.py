@@ -114,7 +114,8 @@ async def _get(container: Container, probe: HttpProbe) -> None:
     """One request by HTTP/1.1; only the status of the answer counts."""
     with await _connect(container, probe.host, probe.port) as channel:
         connection = h11.Connection(h11.CLIENT)
-        headers = [("Host", f"{probe.host}:{probe.port}"), ("User-Agent", "pysuper"), ("Connection", "close")]
+        host = f"[{probe.host}]" if ":" in probe.host else probe.host  # RFC 3986, 3.2.2
+        headers = [("Host", f"{host}:{probe.port}"), ("User-Agent", "pysuper"), ("Connection", "close")]
         request = connection.send(h11.Request(method="GET", target=probe.path, headers=headers)) or b""
         request += connection.send(h11.EndOfMessage()) or b""
         try:
