@@ -142,6 +142,7 @@ class Up:
         """What `ps` tells, by name; nothing if nothing runs."""
         listed = subprocess.run(
             [PYSUPER, "ps", "--file", str(self.file), "--json"],
+            timeout=60 * PATIENCE,
             env=self.environment,
             capture_output=True,
             text=True,

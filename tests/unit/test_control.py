@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trio
 from fake_stack import FakeContainer, Served, member, serve, variables
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pysuper.drivers import Statistics
 from pysuper.errors import ConfigError
@@ -349,6 +349,17 @@ async def test_a_command_has_the_clients_descriptors(served: Served) -> None:
         assert await talk.line() is None
 
 
+async def test_the_end_of_its_output_is_seen_while_the_command_goes_on(served: Served) -> None:
+    with pipes() as (theirs, ours), Talk(served.project) as talk:
+        command = ["sh", "-c", "exec >&- 2>&-; sleep 1000"]
+        await talk.send({"do": "exec", "name": "db", "command": command}, theirs)
+        close_all(theirs)
+        assert await talk.line() == {"ok": None}
+        with trio.fail_after(10):
+            await trio.lowlevel.wait_readable(ours[1])
+        assert os.read(ours[1], 100) == b""
+
+
 async def test_a_command_can_have_a_terminal(served: Served) -> None:
     with Talk(served.project) as talk:
         await talk.send({"do": "exec", "name": "db", "command": ["tty"], "terminal": True, "size": [33, 99]})
@@ -615,11 +626,13 @@ async def test_an_error_of_ours_is_the_answer_and_not_the_end(served: Served) ->
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
 )
 fields = st.sampled_from(["names", "wait", "name", "command", "terminal", "size", "user", "environment"])
 operations = st.sampled_from(["ps", "stop", "start", "exec", "down", "reload"])
 
 
+@settings(deadline=None)
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_whatever_comes_is_a_request_or_an_error(line: bytes) -> None:
     for parse in (parse_request, parse_signal):
@@ -629,6 +642,7 @@ def test_whatever_comes_is_a_request_or_an_error(line: bytes) -> None:
             assert str(error).isprintable()
 
 
+@settings(deadline=None)
 @given(st.dictionaries(fields, json_values | operations), operations)
 def test_what_is_a_request_can_be_acted_upon(message: dict[str, Any], operation: str) -> None:
     try:

@@ -58,14 +58,48 @@ async def serve_control(
     operations = Operations(stack, load, down)
     clients = trio.Semaphore(_MAX_CLIENTS)
     async with _listen(project.control) as listener, trio.open_nursery() as nursery:
-        task_status.started()
-        while True:
-            try:
-                channel, _ = await listener.accept()
-            except OSError:  # accept(2): out of descriptors or memory, or the client has gone already
-                await trio.sleep(_ACCEPT_PAUSE)
-                continue
-            nursery.start_soon(_admit, channel, clients, operations, nursery)
+        with _Spare() as spare:
+            task_status.started()
+            while True:
+                try:
+                    channel, _ = await listener.accept()
+                except OSError:  # accept(2): out of descriptors or memory, or the client has gone already
+                    if not spare.give():
+                        await trio.sleep(_ACCEPT_PAUSE)
+                    continue
+                nursery.start_soon(_admit, channel, clients, operations, nursery)
+                spare.take()
+
+
+class _Spare:
+    """
+    A descriptor that is kept for a client: who has none left has to be asked what holds them, and told to stop it.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> _Spare:
+        self.take()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.give()
+
+    def take(self) -> None:
+        """Keep one, if there is one."""
+        if self._descriptor is None:
+            with suppress(OSError):
+                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def give(self) -> bool:
+        """Let it go; whether there was one."""
+        self.take()  # somebody may have closed one meanwhile
+        if self._descriptor is None:
+            return False
+        os.close(self._descriptor)
+        self._descriptor = None
+        return True
 
 
 @asynccontextmanager
