@@ -623,6 +623,34 @@ async def test_an_error_of_ours_is_the_answer_and_not_the_end(served: Served) ->
 
 # --- the parser ---
 
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"do": "exec", "name": "db", "command": ["a\0b"]}, "command is a list of strings, not ['a\\x00b']"),
+        ({"do": "exec", "name": "db", "command": ["\ud800"]}, "command is a list of strings, not ['\\ud800']"),
+        ({"do": "exec", "name": "db", "command": "ls"}, "command is a list of strings, not 'ls'"),
+        (
+            {"do": "exec", "name": "db", "command": [], "environment": {"A=B": ""}},
+            "environment is an object of strings",
+        ),
+        ({"do": "exec", "name": "db", "command": [], "environment": {"": ""}}, "environment is an object of strings"),
+        ({"do": "exec", "name": "db", "command": [], "size": [1e9, 1]}, "size is rows and columns, not [1000000000.0"),
+        ({"do": "exec", "name": "db", "command": [], "size": [-1, 1]}, "size is rows and columns, not [-1, 1]"),
+        ({"do": "exec", "name": "db", "command": [], "user": 0}, "user is a string, not 0"),
+        ({"do": "exec", "command": []}, "name is a name, not None"),
+        ({"do": "start", "wait": 1}, "wait is true or false, not 1"),
+        ({"do": "stop", "names": ["x" * 129]}, "names is a list of names, not ['xxx"),
+        ({"do": "stop", "nmaes": []}, "stop has no 'nmaes'"),
+        ({"do": "nonsense"}, "there is no operation 'nonsense'; is the client of the same version?"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_said(message: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_request(json.dumps(message).encode())
+    assert str(caught.value).startswith(text)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
