@@ -73,8 +73,15 @@ def record() -> Iterator[Frame]:
     stream = pyte.ByteStream(screen)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PS1": "# ", "TERM": "xterm-256color", "LANG": "C.UTF-8"}
+    # At /mnt in a mount namespace of its own, so that no path of whoever records it is in the picture.
+    script = "mount --bind . /mnt && cd /mnt && exec bash --norc --noprofile"
     shell = pexpect.spawn(
-        "bash", ["--norc", "--noprofile"], cwd=str(ROOT), env=environment, dimensions=(ROWS, COLUMNS), timeout=None
+        "unshare",
+        ["--mount", "bash", "-c", script],
+        cwd=str(ROOT),
+        env=environment,
+        dimensions=(ROWS, COLUMNS),
+        timeout=None,
     )
     began = time.monotonic()
     shown: tuple = ()
