@@ -660,6 +660,13 @@ fields = st.sampled_from(["names", "wait", "name", "command", "terminal", "size"
 operations = st.sampled_from(["ps", "stop", "start", "exec", "down", "reload"])
 
 
+@pytest.mark.parametrize("number", [0, 65, -1, 1.5, True, None, "15", [15]])
+def test_what_is_no_signal_is_refused(number: object) -> None:
+    with pytest.raises(ConfigError, match="is not the number of a signal"):
+        parse_signal(json.dumps({"signal": number}).encode())
+    assert parse_signal(b'{"signal": 15}') == 15
+
+
 @settings(deadline=None)
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_whatever_comes_is_a_request_or_an_error(line: bytes) -> None:

@@ -35,7 +35,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from pysuper.errors import ConfigError, one_line
+from pysuper.errors import ConfigError
+from pysuper.units import shown
 
 __all__ = ["MAX_REQUEST", "Lines", "Request", "TooLong", "address", "encode", "parse_request", "parse_signal"]
 
@@ -116,10 +117,10 @@ def parse_request(line: bytes) -> Request:
     given = _object(line)
     operation = given.pop("do", None)
     if not isinstance(operation, str) or operation not in _REQUESTS:
-        raise ConfigError(f"there is no operation {_shown(operation)}", remedy="is the client of the same version?")
+        raise ConfigError(f"there is no operation {shown(operation)}", remedy="is the client of the same version?")
     fields = _REQUESTS[operation]
     if unknown := sorted(given.keys() - fields.keys()):
-        raise ConfigError(f"{operation} has no {_shown(unknown[0])}")
+        raise ConfigError(f"{operation} has no {shown(unknown[0])}")
     return Request(operation, {name: _checked(name, field, given) for name, field in fields.items()})
 
 
@@ -132,7 +133,7 @@ def parse_signal(line: bytes) -> int:
     """
     number = _object(line).get("signal")
     if not _is_number(number) or not 1 <= number <= 64:
-        raise ConfigError(f"{_shown(number)} is not the number of a signal")
+        raise ConfigError(f"{shown(number)} is not the number of a signal")
     return number
 
 
@@ -142,7 +143,7 @@ def _object(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ConfigError(f"a request is an object of JSON, not {_shown(line)}")
+        raise ConfigError(f"a request is an object of JSON, not {shown(line)}")
     return found
 
 
@@ -157,7 +158,7 @@ class _Field(NamedTuple):
 def _checked(name: str, field: _Field, given: Mapping[str, Any]) -> Any:
     value = given.get(name, field.default)
     if not field.fits(value):
-        raise ConfigError(f"{name} is {field.what}, not {_shown(value)}")
+        raise ConfigError(f"{name} is {field.what}, not {shown(value)}")
     return value
 
 
@@ -221,9 +222,3 @@ _REQUESTS: Mapping[str, Mapping[str, _Field]] = {
         "environment": _Field(_is_environment, "an object of strings", {}),
     },
 }
-
-
-def _shown(value: object) -> str:
-    """A value in a message: on one line, and short."""
-    text = one_line(repr(value))
-    return text if len(text) <= 60 else f"{text[:57]}..."
