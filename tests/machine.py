@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ import attrs
 import trio
 
 from pysuper import registry
+from quarters import places
 
 #: How many times longer than on real hardware things may take; for emulated processors.
 PATIENCE = float(os.environ.get("PYSUPER_TEST_PATIENCE", "1"))
@@ -50,12 +52,9 @@ def wait_until(condition: Callable[[], bool], bound: float = 1.0) -> bool:
 
 
 def cgroups() -> set[str]:
-    """Every cgroup directory that pysuper made; those of the tests of drivers, which may run beside, are theirs."""
-    found: set[str] = set()
-    for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        ours = (name for name in names if name.startswith("pysuper.") and not name.startswith("pysuper.test"))
-        found |= {f"{directory}/{name}" for name in ours}
-    return found
+    """Every cgroup directory that pysuper made for this test run; those of the tests of drivers are theirs."""
+    found = {f"{at}/{name}" for place in places() for at, names, _ in os.walk(place) for name in names}
+    return {path for path in found if re.search(r"/pysuper\.(?!test)[^/]*$", path)}
 
 
 @attrs.frozen

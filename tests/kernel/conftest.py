@@ -13,13 +13,21 @@ import pytest
 import pysuper
 from machine import Snapshot, cgroup_driver
 from pysuper.supervisor import Supervisor, open_supervisor
+from quarters import quarters
 from stackfiles import Stacks, Up
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_quarters() -> Iterator[None]:
+    """Containers of two test runs on one machine are kept apart."""
+    with quarters():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(own_quarters: None) -> Iterator[None]:
     """Every test leaves the machine as it was: processes, mounts, cgroups, descriptors."""
     before = Snapshot.take()
     yield

@@ -1,0 +1,45 @@
+"""
+A cgroup of the test run's own, in which containers are made, so that two runs on one machine do not see each other's.
+
+Only on cgroup v1, where root's containers are made below the supervisor's own cgroup.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pysuper_plugins.cgroup.mounts import hierarchies
+
+__all__ = ["places", "quarters"]
+
+
+def places() -> list[str]:
+    """Where a container's cgroup can be that this test run has made."""
+    return [h.own if h.version == 1 and h.own else h.top for h in hierarchies()]
+
+
+@contextmanager
+def quarters() -> Iterator[None]:
+    """Move this process, and what it will start, into new cgroups; at the end back, and remove them."""
+    made: list[Path] = []
+    try:
+        if os.geteuid() == 0:
+            made.extend(_make(Path(h.own)) for h in hierarchies() if h.version == 1 and h.own)
+        yield
+    finally:
+        for directory in made:
+            (directory.parent / "cgroup.procs").write_text(str(os.getpid()))
+            directory.rmdir()
+
+
+def _make(parent: Path) -> Path:
+    directory = parent / f"pysuper-tests.{os.getpid()}"
+    directory.mkdir()
+    for name in ("cpuset.cpus", "cpuset.mems"):  # without which no process may enter, cpusets(7)
+        if (parent / name).exists():
+            (directory / name).write_text((parent / name).read_text())
+    (directory / "cgroup.procs").write_text(str(os.getpid()))
+    return directory
