@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import pysuper
 from pysuper.errors import ConfigError, PysuperError, describe_errno, one_line
-from pysuper.flags import Parser, container_parser, make_spec
+from pysuper.flags import Parser, add_plugin_dir, container_parser, make_spec
 
 if TYPE_CHECKING:
     from pysuper.record import ExitRecord
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _open_missing_descriptors()
+    _leave_out_untrusted()
     try:
         try:
             status = _dispatch(sys.argv[1:] if argv is None else argv)
@@ -74,6 +75,14 @@ def _open_missing_descriptors() -> None:
     os.close(null)
     sys.stdout = sys.stdout or os.fdopen(1, "w")
     sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _leave_out_untrusted() -> None:
+    """As root, import nothing from where the environment or the current directory point."""
+    if os.geteuid() == 0:
+        from pysuper.trust import trusted_path
+
+        sys.path[:] = trusted_path()
 
 
 def _complain(error: BaseException) -> int:
@@ -141,7 +150,7 @@ def _run(argv: Sequence[str], prog: str, summary: str) -> int:
 
     from pysuper.screen import is_interactive
 
-    spec = make_spec(arguments, interactive=is_interactive())
+    spec, hooks = make_spec(arguments, interactive=is_interactive())
 
     import trio
 
@@ -154,7 +163,7 @@ def _run(argv: Sequence[str], prog: str, summary: str) -> int:
         if report is not None:
             report.write(record)
 
-    return trio.run(partial(foreground.run, spec, warn=warn, report=write))
+    return trio.run(partial(foreground.run, spec, hooks, warn=warn, report=write))
 
 
 class _Report:
@@ -200,7 +209,8 @@ def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
     from pysuper.planning import make_plan
     from pysuper.screen import is_interactive
 
-    plan = make_plan(make_spec(arguments, interactive=is_interactive()))
+    spec, _ = make_spec(arguments, interactive=is_interactive())
+    plan = make_plan(spec)
     if arguments.json:
         import json
 
@@ -217,7 +227,9 @@ def _is_stack(path: str) -> bool:
 
 
 def _plugins(argv: Sequence[str], prog: str, summary: str) -> int:
-    _no_arguments(Parser(prog, description=summary), argv)
+    parser = Parser(prog, description=summary)
+    add_plugin_dir(parser.add_argument)
+    _no_arguments(parser, argv)
 
     from pysuper.registry import available
     from pysuper.show import columns
@@ -228,8 +240,8 @@ def _plugins(argv: Sequence[str], prog: str, summary: str) -> int:
             works = f"no: {entry.error}"
         else:
             works = "yes" if entry.detection.works else f"no: {entry.detection.reason}"
-        group = entry.group.removeprefix("pysuper.")
-        rows.append((group, entry.name, entry.distribution, entry.version, works))
+        plugin = entry.registration
+        rows.append((plugin.kind, plugin.name, plugin.owner, plugin.version, works))
     print(*columns(rows), sep="\n")
     return 0
 

@@ -28,12 +28,12 @@ from pysuper.errors import ConfigError
 from pysuper.interpolation import interpolate_all
 from pysuper.keys import DOCUMENT, MERGED, attributes, container_keys
 from pysuper.shorthand import merge_rlimits
-from pysuper.spec import ContainerSpec, DriverChoice, Limits
+from pysuper.spec import NAMESPACES, ContainerSpec, DriverChoice, Limits
 from pysuper.stack.spec import JournalSpec, Kind, MemberSpec, Schedule, StackSpec
 from pysuper.stack.validation import problems
 from pysuper.tables import Error, Invalid, Key, Keys, attempt, read_file, table
 
-__all__ = ["load", "load_stack"]
+__all__ = ["alone", "load", "load_stack"]
 
 #: Tables as they are in the file, by their place in it.
 _Tables = dict[tuple[str, ...], Any]
@@ -44,16 +44,19 @@ _COMBINED = frozenset({"cgroup", "cron", "env_file", "environment", "every", "tm
 
 def load(path: str) -> dict[str, ContainerSpec]:
     """
-    The containers of a file, by name, each as it is when it runs alone: in no network that a stack would give it.
+    The containers of a file, by name, each as it is when it runs alone.
 
     Raises:
         ConfigError: The file cannot be read, or is wrong.
     """
-    containers = {name: member.container for name, member in load_stack(path).members.items()}
-    return {
-        name: attrs.evolve(container, network=DriverChoice("none")) if container.network.name == "stack" else container
-        for name, container in containers.items()
-    }
+    return {name: alone(member) for name, member in load_stack(path).members.items()}
+
+
+def alone(member: MemberSpec) -> ContainerSpec:
+    """The container of a member when it runs alone: in no network that a stack would give it."""
+    if member.container.network.name != "stack":
+        return member.container
+    return attrs.evolve(member.container, network=DriverChoice("none"))
 
 
 def load_stack(path: str, environment: Mapping[str, str] = os.environ) -> StackSpec:
@@ -87,13 +90,38 @@ def _stack(document: dict[str, Any], path: str, environment: Mapping[str, str]) 
         path=path,
         members={place[1]: _member(keys, place[1], defaults, read[place][0]) for place in containers},
         journal=given.get("journal", JournalSpec()),
+        hooks=given.get("hook", ()),
         **given.get("stack", {}),
     )
+    stack = _resolve(stack, given.get("plugins", {}))
     errors += _problems(stack, keys, tables, {place for place, (_, wrong) in read.items() if wrong})
     errors = [*unset, *_independent(errors, {place for place, _ in unset})]
     if errors:
         raise Invalid(list(dict.fromkeys(errors)))
     return stack
+
+
+def _resolve(stack: StackSpec, plugins: Mapping[str, Mapping[str, str]]) -> StackSpec:
+    """Let each choice of a driver say whose it is, where the table `[plugins]` does."""
+
+    def whose(kind: str, choice: DriverChoice) -> DriverChoice:
+        return attrs.evolve(choice, distribution=plugins.get(kind, {}).get(choice.name))
+
+    def resolve(container: ContainerSpec) -> ContainerSpec:
+        # Those that nobody has chosen are called as the namespace is.
+        chosen = {name: DriverChoice(name) for name in plugins.get("namespace", {}) if name in NAMESPACES}
+        return attrs.evolve(
+            container,
+            rootfs=whose("rootfs", container.rootfs),
+            cgroup=whose("cgroup", container.cgroup),
+            network=whose("network", container.network),
+            namespaces={n: whose("namespace", choice) for n, choice in {**chosen, **container.namespaces}.items()},
+        )
+
+    if not plugins:
+        return stack
+    members = {name: attrs.evolve(m, container=resolve(m.container)) for name, m in stack.members.items()}
+    return attrs.evolve(stack, members=members, hooks=tuple(whose("hook", choice) for choice in stack.hooks))
 
 
 def _problems(stack: StackSpec, keys: Mapping[str, Key], tables: _Tables, unread: Set[Keys]) -> Iterator[Error]:

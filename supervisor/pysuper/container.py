@@ -12,17 +12,20 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
+from functools import partial
 
 import trio
 
-from pysuper.drivers import Cgroup, Context, Driver, Launcher, Statistics
+from pysuper import registry
+from pysuper.drivers import Cgroup, Context, Launcher, Statistics
 from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
+from pysuper.guard import GuardedCgroup, called, entered, guarded
+from pysuper.hooks import Subject
 from pysuper.joining import command_plan
 from pysuper.plan import Plan
-from pysuper.planning import Drivers, blame
+from pysuper.planning import Drivers
 from pysuper.process import STUCK_BOUND, Ended, Process
 from pysuper.receipts import Receipt
 from pysuper.record import ExitRecord, exit_status
@@ -224,16 +227,16 @@ class Container:
             number = error.errno or 0
             raise LaunchError(f"could not open a socket: {describe_errno(number)}", errno=number) from error
 
-    async def _start(self, drivers: Drivers) -> None:
+    async def _start(self, drivers: Drivers, subject: Subject) -> None:
         """From the clone to the running command."""
 
         async def at_barrier(name: str) -> None:
             if name == "ready":
                 self._executions.keep_namespaces()
+                await subject.created(self.pid)
                 return
             for driver in drivers.in_order():
-                with blame(driver):
-                    await driver.at_barrier(name, self.pid)
+                await called(registry.title(driver), "at_barrier", driver.at_barrier(name, self.pid))
 
         await self._process.start(at_barrier)
 
@@ -256,6 +259,12 @@ class Container:
             self.resume()  # as it cannot run any more
         await self._executions.end()
         return self._record(await self._process.reap(), self._cgroup.statistics())
+
+    def _judged(self) -> ExitRecord:
+        """Its record, also if it could not be cleaned up."""
+        if isinstance(self._outcome, ExitRecord):
+            return self._outcome
+        return ExitRecord.stuck(self.spec, str(self._outcome))
 
     def _record(self, ended: Ended, counted: Statistics) -> ExitRecord:
         how = exit_status(ended.status)
@@ -287,6 +296,7 @@ async def live(
     launcher: Launcher,
     files: Mapping[int, int],
     watchers: trio.Nursery,
+    subject: Subject,
     task_status: trio.TaskStatus[Container] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """
@@ -295,6 +305,7 @@ async def live(
     Args:
         files: Descriptors for its command, by number.
         watchers: A nursery that outlives this task.
+        subject: Told from the last barrier on, but not of a start that fails.
 
     Raises:
         PysuperError: The container did not start. What fails later is for `Container.wait` to raise.
@@ -311,8 +322,9 @@ async def live(
                 container = Container(context.spec, plan, process, cgroup, launcher, watchers)
                 watchers.start_soon(process.watch)
                 try:
-                    await container._start(drivers)
+                    await container._start(drivers, subject)
                     running = True
+                    subject.started()
                     task_status.started(container)
                     await container._run()
                 finally:
@@ -324,6 +336,8 @@ async def live(
             container._outcome = error
     finally:
         if container is not None:
+            if running:
+                subject.exited(container._judged())
             container._stopped.set()
             container._executions.close()
             container._process.close()
@@ -332,32 +346,24 @@ async def live(
 @asynccontextmanager
 async def _host_side(context: Context, drivers: Drivers, launcher: Launcher) -> AsyncIterator[Cgroup]:
     """Enter every driver, in order; leave them in reverse, whatever happens, shielded from cancellation."""
-    stack = AsyncExitStack()
     cgroup: Cgroup | None = None
-    try:
-        for driver in drivers.in_order():
-            for trace in driver.traces(context):
-                stack.push_async_callback(launcher.forget, trace)
-                await launcher.remember(trace)
-            entered = await _enter(stack, driver, context)
-            if driver is drivers.cgroup:
-                cgroup = entered
-        assert cgroup is not None
-        yield cgroup
-    finally:
-        with trio.CancelScope(shield=True):
-            await stack.aclose()
-
-
-async def _enter(stack: AsyncExitStack, driver: Driver, context: Context) -> Any:
-    """Enter one driver, and let the stack leave it; what goes wrong in either is the driver's."""
-    with blame(driver):
-        manager = driver.host(context)
-        entered = await manager.__aenter__()
-
-    async def leave() -> None:
-        with blame(driver):
-            await manager.__aexit__(None, None, None)
-
-    stack.push_async_callback(leave)
-    return entered
+    # Around everything, since scopes are left in reverse, and a driver may have some open.
+    with trio.CancelScope() as scope:
+        async with AsyncExitStack() as stack:
+            try:
+                for driver in drivers.in_order():
+                    title = registry.title(driver)
+                    with guarded(title, "traces"):
+                        traces = driver.traces(context)
+                    for trace in traces:
+                        stack.push_async_callback(launcher.forget, trace)
+                        await launcher.remember(trace)
+                    made = await stack.enter_async_context(
+                        entered(title, partial(driver.host, context), driver.patience)
+                    )
+                    if driver is drivers.cgroup:
+                        cgroup = GuardedCgroup(made, title)
+                assert cgroup is not None
+                yield cgroup
+            finally:
+                scope.shield = True

@@ -175,10 +175,10 @@ def _cgroups() -> Iterator[Finding]:
             remedy=f"mount a cgroup hierarchy with it; some kernels need cgroup_enable={controller} to boot",
         )
     for entry in available():
-        if entry.group == "pysuper.cgroup":
+        if entry.registration.kind == "cgroup":
             works = entry.detection is not None and entry.detection.works
             reason = entry.detection.reason if entry.detection else entry.error
-            yield Finding(subject=f"cgroup driver {entry.name}", works=works, detail=reason or "works")
+            yield Finding(subject=f"cgroup driver {entry.registration.name}", works=works, detail=reason or "works")
 
 
 def _seccomp() -> Finding:

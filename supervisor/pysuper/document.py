@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -66,9 +67,35 @@ def document(stack: StackSpec) -> dict[str, Any]:
     tables = {
         "stack": _changed({"strategy": stack.strategy}, {"strategy": plain.strategy}),
         "journal": _changed(_attributes(stack.journal), _attributes(plain.journal)),
+        "plugins": _plugins(stack),
+        "hook": _hooks(stack.hooks),
         "container": {name: _container(member) for name, member in stack.members.items()},
     }
     made: dict[str, Any] = _escaped({name: inner for name, inner in tables.items() if inner})
+    return made
+
+
+def _plugins(stack: StackSpec) -> dict[str, dict[str, str]]:
+    """Whose driver is meant, by kind and name."""
+    found: dict[str, dict[str, str]] = {}
+    choices = [("hook", hook) for hook in stack.hooks]
+    for member in stack.members.values():
+        spec = member.container
+        choices += [("rootfs", spec.rootfs), ("cgroup", spec.cgroup), ("network", spec.network)]
+        choices += [("namespace", choice) for choice in spec.namespaces.values()]
+    for kind, choice in choices:
+        if choice.distribution is not None:
+            found.setdefault(kind, {})[choice.name] = choice.distribution
+    return found
+
+
+def _hooks(hooks: Sequence[DriverChoice]) -> dict[str, Any]:
+    """A table for each; several of one driver have the numbers from 2 on in their names."""
+    made: dict[str, Any] = {}
+    for hook in hooks:
+        same = sum(other.name == hook.name for other in hooks[: len(made)])
+        name = hook.name if not same else f"{hook.name}-{same + 1}"
+        made[name] = {**({} if name == hook.name else {"driver": hook.name}), **hook.options}
     return made
 
 
@@ -87,6 +114,11 @@ def _keys(member: MemberSpec) -> dict[str, Any]:
         "rootfs": _driver(container.rootfs),
         "network": _driver(container.network),
         "share": sorted(container.share),
+        "namespaces": {
+            name: _driver(choice)
+            for name, choice in container.namespaces.items()
+            if attrs.evolve(choice, distribution=None) != DriverChoice(name)
+        },
         "volumes": [_mount(mount) for mount in container.mounts],
         "read_only": container.read_only,
         "working_dir": container.working_dir,
@@ -128,6 +160,7 @@ def _attributes(thing: attrs.AttrsInstance) -> dict[str, Any]:
 
 def _driver(choice: DriverChoice) -> str | dict[str, Any]:
     short = str(choice)
+    choice = attrs.evolve(choice, distribution=None)  # of which `[plugins]` tells
     return short if DriverChoice.parse(short) == choice else {"driver": choice.name, **choice.options}
 
 

@@ -22,6 +22,28 @@ in the supervisor, entered before the launch and left after the last process of 
 
 A driver is made once a container, with its options structured from the container's TOML table. It is entered in the
 order rootfs, cgroup, network, namespaces, and left in reverse, also when the start failed or was cancelled half way.
+
+A *hook* is told what happens to containers, and makes nothing of them. It is made once a supervisor, for all of them:
+
+    [project.entry-points."pysuper.hook"]
+    ledger = "my_package:Ledger"
+
+    class Ledger(Hook):
+        \"\"\"Appends a line to a file whenever a container has ended.\"\"\"
+
+        async def exited(self, event: LifecycleEvent) -> None:
+            async with await trio.open_file("/var/log/ledger", "a") as file:
+                await file.write(f"{event.container} {event.record.reason}\\n")
+
+What a container goes through, and what a hook is told of it:
+
+    before_create --> created --> started --> ready --> exited --> stopped | restarted | failed
+    may veto          may veto    the command runs      it is      what becomes of it
+                                                        cleaned up
+
+A start waits for `before_create` and `created` of the hooks that define them. All other events are put into a queue
+for each container and hook: told in order, and nobody waits for that. Each `before_create` is followed by one
+`exited`, also if the start fails, and that by one of the last three.
 """
 
 from __future__ import annotations
@@ -35,22 +57,28 @@ import attrs
 import trio
 
 from pysuper.plan import Context, IdMap, Phase, Plan, PlanBuilder
+from pysuper.record import ExitRecord
+from pysuper.spec import ContainerSpec
 
 __all__ = [
     "API_VERSION",
+    "GROUPS",
     "Cgroup",
     "CgroupDriver",
     "Context",
     "Detection",
     "Driver",
+    "Hook",
     "IdMap",
     "Launched",
     "Launcher",
+    "LifecycleEvent",
     "NamespaceDriver",
     "NetworkDriver",
     "NoOptions",
     "Phase",
     "PlanBuilder",
+    "Plugin",
     "RootfsDriver",
     "Statistics",
     "Trace",
@@ -85,13 +113,13 @@ class Trace:
     path: str
 
 
-class Driver(ABC):
+class Plugin(ABC):  # noqa: B024 - its kinds say what is to be defined
     """
-    The base of all drivers.
+    What drivers and hooks have in common.
 
     Attributes:
-        api_version: The version of the interface that the driver was written for.
-        Options: An attrs class; its fields are the keys of the driver's TOML table.
+        api_version: The version of the interface that it was written for.
+        Options: An attrs class; its fields are the keys of the plugin's TOML table.
         argument: The option that the short form `NAME:ARGUMENT` sets, or None if there is no short form.
     """
 
@@ -104,8 +132,19 @@ class Driver(ABC):
 
     @classmethod
     def detect(cls) -> Detection:
-        """Say whether this driver can work here. Must be quick, and change nothing."""
+        """Say whether it can work here. Must be quick, and change nothing."""
         return Detection(True)
+
+
+class Driver(Plugin):
+    """
+    The base of all drivers.
+
+    Attributes:
+        patience: Seconds that `host` may take to be entered, and again to be left; what takes longer fails.
+    """
+
+    patience: ClassVar[float] = 60.0
 
     @abstractmethod
     def contribute(self, plan: PlanBuilder) -> None:
@@ -121,7 +160,11 @@ class Driver(ABC):
         return ()
 
     def host(self, context: Context) -> AbstractAsyncContextManager[Any]:
-        """Set up on the host; on exit, clean up. The exit is shielded from cancellation and must be bounded."""
+        """
+        Set up on the host; on exit, clean up. The exit is shielded from cancellation, and is told of no exception.
+
+        A nursery may be open in between. If one of its tasks fails, the container is stopped.
+        """
         return _nothing()
 
     async def at_barrier(self, name: str, pid: int) -> None:
@@ -188,7 +231,15 @@ class Launcher(ABC):
 
 
 class NamespaceDriver(Driver):
-    """One kernel namespace; the entry point's name is the kernel's abbreviation."""
+    """
+    One kernel namespace.
+
+    Attributes:
+        namespace: Which one, as the kernel abbreviates it; None is the name of the entry point. A container has the
+            driver of that name, unless its spec chooses another one (`ContainerSpec.namespaces`).
+    """
+
+    namespace: ClassVar[str | None] = None
 
 
 class RootfsDriver(Driver):
@@ -267,3 +318,108 @@ class CgroupDriver(Driver):
     @abstractmethod
     def host(self, context: Context) -> AbstractAsyncContextManager[Cgroup]:
         """Make the cgroup and yield it."""
+
+
+@attrs.frozen(kw_only=True)
+class LifecycleEvent:
+    """
+    What happened to a container.
+
+    Attributes:
+        kind: The name of the method of `Hook` that is told.
+        container: Its name.
+        id: Of this run; unique on this machine.
+        run: Its number, from 1 on; those of an instance of a stack are counted.
+        at: When, in seconds on the monotonic clock.
+        time: The same on the wall clock, in seconds since 1970.
+        spec: What was asked for.
+        pid: Of its first process, as the supervisor sees it; from `created` to `ready`.
+        record: What became of the run; from `exited` on.
+        delay: Seconds until it is started again; of `restarted`.
+        detail: Why, in words; of `restarted` and `failed`.
+    """
+
+    kind: str
+    container: str
+    id: str
+    run: int
+    at: float
+    time: float
+    spec: ContainerSpec
+    pid: int | None = None
+    record: ExitRecord | None = None
+    delay: float | None = None
+    detail: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: without what is None, the spec, and the receipts of the record."""
+        told = {a.name: getattr(self, a.name) for a in attrs.fields(LifecycleEvent) if a.name not in {"spec", "record"}}
+        if self.record is not None:
+            told["record"] = {key: value for key, value in self.record.to_dict().items() if key != "receipts"}
+        return {key: value for key, value in told.items() if value is not None}
+
+
+class Hook(Plugin):
+    """
+    Somebody who is told what happens to the containers of a supervisor; see the module's docstring.
+
+    Only the methods that a hook defines are called. Hooks are told side by side, and containers do not wait for each
+    other; one hook is told of one container in order.
+
+    Attributes:
+        on_failure: What a call is that raises, or takes longer than `timeout`: "fail" ends the start (of
+            `before_create` and `created`; later it is logged, too), "log" is a warning.
+        timeout: Seconds that a call may take.
+        after: Names of hooks that are told of an event first, where they are there.
+    """
+
+    on_failure: Literal["fail", "log"] = "log"
+    timeout: float = 5.0
+    after: ClassVar[tuple[str, ...]] = ()
+
+    def host(self, containers: Mapping[str, LifecycleEvent | None]) -> AbstractAsyncContextManager[Any]:
+        """
+        Entered with the supervisor, before any container; left when the last one is gone and everything is told.
+
+        Each takes `timeout` at most. A nursery may be open in between.
+
+        Args:
+            containers: A live view of the containers that there are, each with what happened to it last; None is one
+                that is still to be started for the first time.
+        """
+        return _nothing()
+
+    async def before_create(self, event: LifecycleEvent) -> None:
+        """Nothing of the container is there yet."""
+
+    async def created(self, event: LifecycleEvent) -> None:
+        """It is set up, and what was promised is in force; the command is not executed before this returns."""
+
+    async def started(self, event: LifecycleEvent) -> None:
+        """The command is being executed."""
+
+    async def ready(self, event: LifecycleEvent) -> None:
+        """It serves: its readiness probe has succeeded, or it has none and was started."""
+
+    async def exited(self, event: LifecycleEvent) -> None:
+        """The run is over and cleaned up, or has failed to start."""
+
+    async def stopped(self, event: LifecycleEvent) -> None:
+        """It is down, and meant to be: it was stopped, or its work is done."""
+
+    async def restarted(self, event: LifecycleEvent) -> None:
+        """It will be started again."""
+
+    async def failed(self, event: LifecycleEvent) -> None:
+        """It is down, and not meant to be."""
+
+
+#: The entry-point groups, and the interface that each asks for.
+GROUPS: dict[str, type[Any]] = {
+    "pysuper.namespace": NamespaceDriver,
+    "pysuper.rootfs": RootfsDriver,
+    "pysuper.cgroup": CgroupDriver,
+    "pysuper.network": NetworkDriver,
+    "pysuper.hook": Hook,
+    "pysuper.launcher": Launcher,
+}

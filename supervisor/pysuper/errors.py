@@ -30,6 +30,7 @@ __all__ = [
     "LimitError",
     "PysuperError",
     "StuckError",
+    "alone",
     "describe_errno",
     "one_line",
 ]
@@ -43,6 +44,13 @@ def one_line(text: str) -> str:
 def describe_errno(number: int) -> str:
     """`ENOENT (No such file or directory)` for 2."""
     return f"{_errno.errorcode.get(number, number)} ({os.strerror(number)})"
+
+
+def alone(error: BaseException) -> BaseException:
+    """The exception in a group of one, however deep; any other as it is."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class PysuperError(Exception):

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pysuper.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pysuper.spec import ContainerSpec
+    from pysuper.spec import ContainerSpec, DriverChoice
 
-__all__ = ["Parser", "container_parser", "make_spec"]
+__all__ = ["Parser", "add_plugin_dir", "container_parser", "make_spec"]
 
 #: Attributes of the spec whose option replaces what the file says.
 _SINGLE = (
@@ -155,6 +155,14 @@ def container_parser(prog: str, description: str) -> Parser:
     )
     add("--network", metavar="DRIVER", type=_driver, help="none (default), host")
     add("--share", metavar="NS[,NS...]", action="extend", type=_names, help="namespaces of the host")
+    add(
+        "--namespace",
+        metavar="NS=DRIVER[:ARG]",
+        dest="namespaces",
+        action="append",
+        type=_by("shorthand.parse_namespace"),
+        help="let this driver make a namespace",
+    )
     add("-h", "--hostname", metavar="NAME", help="host name (default: the container's name)")
 
     add = parser.add_argument_group("limits").add_argument
@@ -197,6 +205,10 @@ def container_parser(prog: str, description: str) -> Parser:
         help="leave out a limit that cannot be had, with a warning",
     )
 
+    add = parser.add_argument_group("plugins").add_argument
+    add("--hook", metavar="HOOK[:ARG]", dest="hooks", action="append", type=_driver, help="whom to tell what happens")
+    add_plugin_dir(add)
+
     add = parser.add_argument_group("terminal, and how it ends").add_argument
     add(
         "-t",
@@ -228,9 +240,28 @@ def container_parser(prog: str, description: str) -> Parser:
     return parser
 
 
-def make_spec(arguments: argparse.Namespace, *, interactive: bool) -> ContainerSpec:
+def add_plugin_dir(add: Callable[..., argparse.Action]) -> None:
+    """The option `--plugin-dir`."""
+    add(
+        "--plugin-dir",
+        metavar="DIR",
+        type=_plugin_directory,
+        action="append",
+        help="try out the plugins in the files of this directory",
+    )
+
+
+def _plugin_directory(path: str) -> str:
+    """Registers what is in it at once, since other options may name it."""
+    from pysuper.discovery import add_directory
+
+    add_directory(path)
+    return os.path.abspath(path)
+
+
+def make_spec(arguments: argparse.Namespace, *, interactive: bool) -> tuple[ContainerSpec, tuple[DriverChoice, ...]]:
     """
-    The spec of the options, on top of that of `--file`.
+    The spec of the options, on top of that of `--file`, and the hooks.
 
     Args:
         arguments: As `container_parser` has parsed them.
@@ -244,7 +275,7 @@ def make_spec(arguments: argparse.Namespace, *, interactive: bool) -> ContainerS
     from pysuper import shorthand
     from pysuper.validation import validate
 
-    base = _base(arguments)
+    base, hooks = _base(arguments)
     given = {key: value for key, value in vars(arguments).items() if value is not None}
     changes = {key: given[key] for key in _SINGLE if key in given}
     changes.setdefault("terminal", base.terminal or interactive)
@@ -267,24 +298,26 @@ def make_spec(arguments: argparse.Namespace, *, interactive: bool) -> ContainerS
         mounts=(*(m for m in base.mounts if m.target not in replaced), *mounts),
         rlimits=shorthand.merge_rlimits(*base.rlimits, *given.get("rlimits", ())),
         share=base.share | set(given.get("share", ())),
+        namespaces={**base.namespaces, **dict(given.get("namespaces", ()))},
         **changes,
     )
     validate(spec)
-    return spec
+    return spec, (*hooks, *given.get("hooks", ()))
 
 
-def _base(arguments: argparse.Namespace) -> ContainerSpec:
-    """The container of `--file`, or one with a name that no other is likely to have."""
+def _base(arguments: argparse.Namespace) -> tuple[ContainerSpec, tuple[DriverChoice, ...]]:
+    """The container of `--file` and its hooks, or one with a name that no other is likely to have."""
     from pysuper.spec import ContainerSpec
 
     name: str | None = arguments.name
     if arguments.file is None:
-        return ContainerSpec(name=_new_name(arguments.rest) if name is None else name)
+        return ContainerSpec(name=_new_name(arguments.rest) if name is None else name), ()
 
-    from pysuper.config import load
+    from pysuper.config import alone, load_stack
     from pysuper.shorthand import did_you_mean
 
-    containers = load(arguments.file)
+    stack = load_stack(arguments.file)
+    containers = stack.members
     if name is None and len(containers) > 1:
         names = ", ".join(containers)
         raise ConfigError(f"{arguments.file} has several containers", remedy=f"--name one of {names}")
@@ -292,7 +325,7 @@ def _base(arguments: argparse.Namespace) -> ContainerSpec:
     if name not in containers:
         known = did_you_mean(name, containers)
         raise ConfigError(f"{arguments.file} has no container {name!r}", remedy=known)
-    return containers[name]
+    return alone(containers[name]), stack.hooks
 
 
 def _new_name(command: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import attrs
@@ -20,7 +20,7 @@ from pysuper.container import Container
 from pysuper.errors import PysuperError
 from pysuper.record import ExitRecord
 from pysuper.screen import user_size
-from pysuper.spec import ContainerSpec
+from pysuper.spec import ContainerSpec, DriverChoice
 from pysuper.supervisor import open_supervisor
 from pysuper.terminal import Pipes, relay_terminal
 
@@ -34,12 +34,19 @@ _HURRY = 1.0
 _START_GRACE = 0.3
 
 
-async def run(spec: ContainerSpec, *, warn: Callable[[str], None], report: Callable[[ExitRecord], None]) -> int:
+async def run(
+    spec: ContainerSpec,
+    hooks: Sequence[DriverChoice],
+    *,
+    warn: Callable[[str], None],
+    report: Callable[[ExitRecord], None],
+) -> int:
     """
     Run a container to its end, connected with the descriptors 0 to 2.
 
     Args:
         spec: What to run.
+        hooks: Who is told of it.
         warn: Called with each line that the user should see.
         report: Called with what became of it, also if it did not start.
 
@@ -54,7 +61,7 @@ async def run(spec: ContainerSpec, *, warn: Callable[[str], None], report: Calla
     with trio.open_signal_receiver(*heeded) as signals:
         async with trio.open_nursery() as nursery:
             # Told before the command runs, which may ask for it at once.
-            foreground = _Foreground(attrs.evolve(spec, terminal_size=user_size()), nursery)
+            foreground = _Foreground(attrs.evolve(spec, terminal_size=user_size()), hooks, nursery)
 
             async def heed() -> None:
                 async for number in signals:
@@ -80,9 +87,10 @@ class _Foreground:
         container: Once it has started.
     """
 
-    def __init__(self, spec: ContainerSpec, nursery: trio.Nursery) -> None:
+    def __init__(self, spec: ContainerSpec, hooks: Sequence[DriverChoice], nursery: trio.Nursery) -> None:
         self.container: Container | None = None
         self._spec = spec
+        self._hooks = hooks
         self._nursery = nursery
         self._early: list[int] = []
         self._wanted_end: int | None = None
@@ -93,7 +101,7 @@ class _Foreground:
     async def run(self, warn: Callable[[str], None]) -> ExitRecord:
         """Start, relay, wait, drain."""
         with self._before_end:
-            async with open_supervisor() as supervisor:
+            async with open_supervisor(hooks=self._hooks, warn=warn) as supervisor:
                 with Pipes(() if self._spec.terminal else (0, 1, 2)) as pipes:
                     stdin, stdout, stderr = pipes.given or (0, 1, 2)  # with a terminal of its own it gets neither
                     self.container = container = await supervisor.start(

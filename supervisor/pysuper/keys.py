@@ -88,7 +88,7 @@ __all__ = ["CONTAINER", "DOCUMENT", "MERGED", "attributes", "container_keys"]
 #: Where the schema of a `[container.NAME]` is in that of a file, which has it twice.
 CONTAINER = {"$ref": "#/$defs/container"}
 #: Keys of a container that are put together with those of the defaults, name by name. The others replace them.
-MERGED = frozenset({"cgroup", "depends_on", "environment", "labels", "ulimits"})
+MERGED = frozenset({"cgroup", "depends_on", "environment", "labels", "namespaces", "ulimits"})
 
 _MAX_FILES = 1000
 
@@ -143,6 +143,10 @@ def _name_driver(options: dict[str, Any]) -> DriverChoice:
     return DriverChoice(string(options["driver"]), {key: value for key, value in options.items() if key != "driver"})
 
 
+def _name_hooks(tables: dict[str, dict[str, Any]]) -> tuple[DriverChoice, ...]:
+    return tuple(_name_driver({"driver": name, **options}) for name, options in tables.items())
+
+
 #: `NAME[:ARGUMENT]`, or a table of `driver` and the driver's own options, which only the driver knows.
 _driver = table_or(
     typed(str, "a driver, such as v2, or a table", {"type": "string"}).then(DriverChoice.parse),
@@ -158,6 +162,18 @@ _soft_hard = table_or(
         },
         required=("soft", "hard"),
     ).then(lambda limits: (limits["soft"], limits["hard"])),
+)
+_namespaces = table({name: Key(_driver, f"The driver of the {name} namespace.") for name in NAMESPACES})
+#: Of the hooks of a file; a table may name a driver that is not called as the table is.
+_hooks = mapping(Parser(typed(dict, "a table", {}), {"type": "object", "properties": {"driver": string.schema}})).then(
+    _name_hooks
+)
+#: Which distribution is meant, by kind and name.
+_plugins = table(
+    {
+        kind: Key(mapping(string), "By the name of the driver: the distribution.")
+        for kind in ("cgroup", "hook", "namespace", "network", "rootfs")
+    }
 )
 _rlimits = table_or(
     strings_of(_text(parse_ulimit, pattern(r"[^=]+=[^:]+(?::.+)?"))).then(
@@ -365,6 +381,7 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
             "Whether it waits when it writes too fast, or what it writes is dropped.",
             "log_mode",
         ),
+        "namespaces": Key(_namespaces, "Which driver makes a namespace, where it is not the one of that name."),
         "network": Key(
             _driver, "stack is shared by the containers of a file; own, host, none, or a driver.", default="stack"
         ),
@@ -419,6 +436,8 @@ DOCUMENT = {
         Parser(lambda value: value, CONTAINER),
         f"What containers have that do not say otherwise; {', '.join(sorted(MERGED))} are put together.",
     ),
+    "hook": Key(_hooks, "Who is told what happens to the containers, by the name of the hook.", "hooks"),
     "journal": Key(_table_of(JournalSpec, _JOURNAL), "How much is kept of what happened."),
+    "plugins": Key(_plugins, "Whose driver is meant, where several distributions have one of a name."),
     "stack": Key(table(_with_defaults(_STACK, StackSpec)), "How the containers are supervised together."),
 }

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import attrs
 
 from pysuper import capabilities, receipts, registry, steps
 from pysuper.drivers import CgroupDriver, Driver, NamespaceDriver, NetworkDriver, RootfsDriver
-from pysuper.errors import DriverError, PysuperError
+from pysuper.errors import DriverError
+from pysuper.guard import guarded
 from pysuper.ids import IdRanges
 from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.spec import NAMESPACES, ContainerSpec, DriverChoice
@@ -21,7 +21,6 @@ from pysuper.validation import validate
 
 __all__ = [
     "Drivers",
-    "blame",
     "build_plan",
     "choose_drivers",
     "is_privileged",
@@ -77,11 +76,7 @@ def choose_drivers(spec: ContainerSpec) -> Drivers:
             raise DriverError(f"{', '.join(spec.limits.wanted)} cannot be applied, there is no cgroup: {reason}")
     network = registry.create("pysuper.network", spec.network, NetworkDriver)  # type: ignore[type-abstract]
     shared = spec.share if network.namespace == "own" else spec.share | {"net"}
-    namespaces = {
-        name: registry.create("pysuper.namespace", DriverChoice(name), NamespaceDriver)  # type: ignore[type-abstract]
-        for name in NAMESPACES
-        if name not in shared
-    }
+    namespaces = {name: _namespace_driver(spec, name) for name in NAMESPACES if name not in shared}
     if "pid" in shared and cgroup.name == "none":
         raise DriverError(
             "a container that shares the pid namespace needs a cgroup, by which all of its processes can be killed",
@@ -93,6 +88,14 @@ def choose_drivers(spec: ContainerSpec) -> Drivers:
         network=network,
         namespaces=namespaces,
     )
+
+
+def _namespace_driver(spec: ContainerSpec, namespace: str) -> NamespaceDriver:
+    choice = spec.namespaces.get(namespace, DriverChoice(namespace))
+    driver = registry.create("pysuper.namespace", choice, NamespaceDriver)  # type: ignore[type-abstract]
+    if (made := driver.namespace or choice.name) != namespace:
+        raise DriverError(f"{registry.title(driver)} makes a {made} namespace, not a {namespace} namespace")
+    return driver
 
 
 def build_plan(context: Context, drivers: Drivers) -> Plan:
@@ -109,7 +112,7 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
     ordered = sorted(drivers.namespaces.items(), key=lambda item: item[0] != "user")
     namespaces = [driver for _, driver in ordered]
     for driver in (*namespaces[:1], drivers.rootfs, drivers.cgroup, drivers.network, *namespaces[1:]):
-        with blame(driver):
+        with guarded(registry.title(driver), "contribute"):
             driver.contribute(plan)
     for name in NAMESPACES:
         if name not in drivers.namespaces and not (name == "net" and drivers.network.namespace == "joined"):
@@ -142,18 +145,6 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
             terminal=spec.terminal,
         )
     )
-
-
-@contextmanager
-def blame(driver: Driver) -> Iterator[None]:
-    """Whatever a driver raises that is no error of pysuper's becomes one that names the driver."""
-    try:
-        yield
-    except PysuperError:
-        raise
-    except (Exception, SystemExit) as error:
-        name = f"{type(driver).__module__}.{type(driver).__qualname__}"
-        raise DriverError(f"the driver {name} failed: {type(error).__name__}: {error}") from error
 
 
 def _add_privileges(plan: PlanBuilder, spec: ContainerSpec) -> None:

@@ -5,6 +5,7 @@ The exit record: what became of a container, for `--report` and for programs.
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import attrs
@@ -50,8 +51,8 @@ class ExitRecord(ExitStatus):
 
     Attributes:
         reason: `exited`, `signaled`, `oom` (the kernel killed it at memory_max), `timeout`, `stopped` (on request),
-            or `start-failed`.
-        error: Why it did not start, or None.
+            `start-failed`, or `stuck` (it could not be cleaned up); of a stack also `unhealthy` and `not-ready`.
+        error: Why it did not start, or what is left of it, or None.
         wall_seconds: From the start of the command to its end.
         user_seconds, system_seconds: CPU time of all of its processes.
         memory_peak: Bytes; of the cgroup where it counts, else of the largest process.
@@ -72,6 +73,16 @@ class ExitRecord(ExitStatus):
     oom_kills: int | None = None
     receipts: tuple[Receipt, ...] = ()
 
+    @property
+    def success(self) -> bool:
+        """Whether the command has ended by itself, with exit code 0."""
+        return self.exit_code == 0 and self.reason == "exited"
+
+    @classmethod
+    def stuck(cls, spec: ContainerSpec, error: str) -> ExitRecord:
+        """The record of a container of which something is left that the kernel does not let go of."""
+        return cls(name=spec.name, argv=spec.command, reason="stuck", error=error)
+
     @classmethod
     def start_failed(cls, spec: ContainerSpec, error: PysuperError) -> ExitRecord:
         """The record of a container that did not start."""
@@ -86,3 +97,33 @@ class ExitRecord(ExitStatus):
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return attrs.asdict(self)
+
+    def describe(self) -> str:
+        """How it ended, in words."""
+        match self.reason:
+            case "start-failed":
+                return f"did not start: {self.error}"
+            case "stuck":
+                return f"is stuck: {self.error}"
+            case "oom":
+                return "killed by the kernel: out of memory (memory_max)"
+            case "signaled":
+                return f"killed by {_signal_name(self.signal)}"
+            case "exited":
+                return f"exited with {self.exit_code}"
+        how = f"exit code {self.exit_code}" if self.signal is None else _signal_name(self.signal)
+        words = {
+            "timeout": "stopped after its timeout",
+            "unhealthy": "stopped because it was unhealthy",
+            "not-ready": "stopped because it was not ready in time",
+            "stopped": "stopped on request",
+        }
+        text = words.get(self.reason, self.reason)
+        return text if self.exit_code is None and self.signal is None else f"{text} ({how})"
+
+
+def _signal_name(number: int | None) -> str:
+    try:
+        return signal.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,5 +1,5 @@
 """
-Finds drivers: entry points of installed distributions, loaded through stevedore; its only import.
+Loads what `discovery` has found, through stevedore; its only import.
 
 Strict where stevedore is lenient: a plugin that is missing, registered twice, fails to import, is no driver, or was
 written for another version of the interface is an error that names the distribution.
@@ -12,8 +12,7 @@ told to import anything. The cache in memory is filled before stevedore looks.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import attrs
 import cattrs
@@ -21,106 +20,118 @@ from cattrs.gen import make_dict_structure_fn
 from stevedore.driver import DriverManager
 from stevedore.extension import ExtensionManager
 
-from pysuper.drivers import (
-    API_VERSION,
-    CgroupDriver,
-    Detection,
-    Driver,
-    Launcher,
-    NamespaceDriver,
-    NetworkDriver,
-    RootfsDriver,
-)
+from pysuper import discovery
+from pysuper.discovery import Registration, registrations
+from pysuper.drivers import API_VERSION, GROUPS, Detection, Plugin
 from pysuper.errors import DriverError, PysuperError
+from pysuper.guard import guarded
 from pysuper.shorthand import did_you_mean
 from pysuper.spec import DriverChoice
 
-__all__ = ["GROUPS", "Entry", "available", "create", "detect_cgroup", "load"]
-
-#: The entry-point groups and the interface that each asks for.
-GROUPS: dict[str, type[Any]] = {
-    "pysuper.namespace": NamespaceDriver,
-    "pysuper.rootfs": RootfsDriver,
-    "pysuper.cgroup": CgroupDriver,
-    "pysuper.network": NetworkDriver,
-    "pysuper.launcher": Launcher,
-}
+__all__ = ["Entry", "available", "create", "detect_cgroup", "find", "forget", "load", "title"]
 
 #: What `auto` tries, best first; `none` is last, and holds no limit.
 _CGROUP_PREFERENCE = ("v2", "v1", "none")
 
-D = TypeVar("D", bound=Driver)
+D = TypeVar("D")
+
+#: Where the classes that have been loaded come from.
+_origins: dict[type[Any], Registration] = {}
 
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """One registered driver, as `pysuper plugins` lists it; `error` if it cannot be loaded."""
+    """One registered plugin, as `pysuper plugins` lists it; `error` if it cannot be loaded."""
 
-    group: str
-    name: str
-    distribution: str
-    version: str
+    registration: Registration
     detection: Detection | None
     error: str | None
 
 
-@functools.cache
-def _installed() -> importlib.metadata.EntryPoints:
-    """The entry points of all distributions, scanned once a process: 10 ms in an ordinary environment."""
-    return cast("importlib.metadata.EntryPoints", importlib.metadata.entry_points())
+def find(group: str, name: str, distribution: str | None = None) -> Registration:
+    """
+    The one that is registered under a name.
+
+    Args:
+        distribution: Whose it has to be; None is anybody's, if there is only one.
+
+    Raises:
+        DriverError: There is none, or there are several.
+    """
+    everything = registrations(group)
+    matching = [plugin for plugin in everything if plugin.name == name]
+    kind = group.removeprefix("pysuper.")
+    if not matching:
+        remedy = did_you_mean(name, {plugin.name for plugin in everything})
+        raise DriverError(f"there is no {kind} driver {name!r}", remedy=remedy)
+    if distribution is not None:
+        chosen = [plugin for plugin in matching if plugin.owner == distribution]
+        if not chosen:
+            owners = did_you_mean(distribution, {plugin.owner for plugin in matching})
+            raise DriverError(f"{distribution} has no {kind} driver {name!r}", remedy=owners)
+        matching = chosen
+    if len(matching) > 1:
+        owners = " and ".join(sorted(plugin.origin for plugin in matching))
+        remedy = f'uninstall one of them, or choose in a file: [plugins.{kind}] {name} = "{matching[0].owner}"'
+        raise DriverError(f"the {kind} driver {name!r} is registered by {owners}", remedy=remedy)
+    return matching[0]
 
 
-def _entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
-    return tuple(_installed().select(group=group))
-
-
-def _distribution(point: importlib.metadata.EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
-
-
-@functools.cache
-def load(group: str, name: str) -> type[Any]:
+def load(group: str, name: str, distribution: str | None = None) -> type[Any]:
     """
     The class registered as `name` in `group`.
 
     Raises:
-        DriverError: See the module's docstring.
+        DriverError: See the module's docstring, and `find`.
     """
-    points = _entry_points(group)
-    matching = [point for point in points if point.name == name]
-    kind = group.removeprefix("pysuper.")
-    if len(matching) > 1:
-        owners = " and ".join(sorted(_distribution(point) for point in matching))
-        raise DriverError(f"the {kind} driver {name!r} is registered by {owners}", remedy="uninstall one of them")
-    if not matching:
-        remedy = did_you_mean(name, [point.name for point in points])
-        raise DriverError(f"there is no {kind} driver {name!r}", remedy=remedy)
-    ExtensionManager.ENTRY_POINT_CACHE[group] = list(points)
-    owner = _distribution(matching[0])
+    return _load(find(group, name, distribution))
+
+
+@functools.cache
+def _load(plugin: Registration) -> type[Any]:
+    ExtensionManager.ENTRY_POINT_CACHE[plugin.group] = [plugin.entry_point]
     try:
-        # Without a callback stevedore logs what went wrong while it loads, and goes on.
-        manager = DriverManager(group, name, on_load_failure_callback=_raise)
-    except (Exception, SystemExit) as error:
+        with guarded(plugin.title, "import"):
+            # Without a callback stevedore logs what went wrong while it loads, and goes on.
+            manager = DriverManager(plugin.group, plugin.name, on_load_failure_callback=_raise)
+    except DriverError as error:
+        cause = error.__cause__
+        if cause is None:
+            raise
         raise DriverError(
-            f"the {kind} driver {name!r} of {owner} cannot be loaded: {type(error).__name__}: {error}",
-            remedy=f"update or uninstall {owner.partition(' ')[0]}",
+            f"{plugin.title} cannot be loaded: {type(cause).__name__}: {cause}",
+            remedy=f"update or uninstall {plugin.owner}" if plugin.version else f"mend {plugin.owner}",
         ) from error
     found: Any = manager.extensions[0].plugin
-    interface = GROUPS[group]
+    interface = GROUPS[plugin.group]
     if not (isinstance(found, type) and issubclass(found, interface)):
-        raise DriverError(f"the {kind} driver {name!r} of {owner} is no {interface.__name__}")
+        raise DriverError(
+            f"{plugin.title} is no {interface.__name__}", remedy=f"report it to the authors of {plugin.owner}"
+        )
     version = getattr(found, "api_version", None)
     if version != API_VERSION:
         raise DriverError(
-            f"the {kind} driver {name!r} of {owner} was written for version {version} of the driver interface, "
-            f"this is version {API_VERSION}",
+            f"{plugin.title} was written for version {version} of the driver interface, this is version {API_VERSION}",
             remedy="install a version of it that fits",
         )
+    _origins.setdefault(found, plugin)
     return found
 
 
 def _raise(_manager: Any, _point: Any, error: BaseException) -> None:
     raise error
+
+
+def forget() -> None:
+    """Look for plugins again, and load them again: something was installed, or removed."""
+    discovery.forget()
+    _load.cache_clear()
+
+
+def title(plugin: object) -> str:
+    """Of a driver, for messages."""
+    origin = _origins.get(type(plugin))
+    return origin.title if origin else f"the driver {type(plugin).__module__}.{type(plugin).__qualname__}"
 
 
 def create(group: str, choice: DriverChoice, interface: type[D]) -> D:
@@ -130,32 +141,31 @@ def create(group: str, choice: DriverChoice, interface: type[D]) -> D:
     Raises:
         DriverError: It cannot be loaded, has no such options, or does not work here.
     """
-    cls: type[D] = load(group, choice.name)
-    kind = group.removeprefix("pysuper.")
+    plugin = find(group, choice.name, choice.distribution)
+    cls: Any = _load(plugin)
     given = dict(choice.options)
     if choice.argument is not None:
         if cls.argument is None:
-            raise DriverError(f"the {kind} driver {choice.name!r} takes no argument", remedy=f"write {choice.name}")
+            raise DriverError(f"{plugin.title} takes no argument", remedy=f"write {choice.name}")
         given[cls.argument] = choice.argument
     missing = [a.name for a in attrs.fields(cls.Options) if a.default is attrs.NOTHING and a.name not in given]
     if missing:
         form = f"{choice.name}:{missing[0].upper()}" if missing == [cls.argument] else f"set {', '.join(missing)}"
-        raise DriverError(f"the {kind} driver {choice.name!r} needs {', '.join(missing)}", remedy=f"write {form}")
+        raise DriverError(f"{plugin.title} needs {', '.join(missing)}", remedy=f"write {form}")
     try:
         # Most drivers have no options, and a converter takes longer to make than a container.
         options = _converter(cls.Options).structure(given, cls.Options) if given else cls.Options()
     except Exception as error:
         problems = "; ".join(cattrs.transform_error(error, path="options"))
-        raise DriverError(f"the {kind} driver {choice.name!r}: {problems}") from error
-    try:
+        raise DriverError(
+            f"{plugin.title}: {problems}", remedy=f"see pysuper plugins show {plugin.kind}/{plugin.name}"
+        ) from error
+    with guarded(plugin.title, "detect"):
         detection = cls.detect()
-        driver = cls(options)
-    except PysuperError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise DriverError(f"the {kind} driver {choice.name!r} failed: {type(error).__name__}: {error}") from error
+    with guarded(plugin.title, "__init__"):
+        driver: D = cls(options)
     if not detection.works:
-        raise DriverError(f"the {kind} driver {choice.name!r} cannot work here: {detection.reason}")
+        raise DriverError(f"{plugin.title} cannot work here: {detection.reason}")
     return driver
 
 
@@ -179,26 +189,15 @@ def detect_cgroup() -> tuple[str, str]:
 
 
 def available() -> list[Entry]:
-    """Every registered driver, loaded and asked whether it works here."""
-    entries = []
-    for group in GROUPS:
-        for point in sorted(_entry_points(group), key=lambda p: p.name):
-            detection, error = None, None
-            try:
-                found = load(group, point.name)
-                detection = found.detect() if issubclass(found, Driver) else Detection(True)
-            except PysuperError as problem:
-                error = str(problem)
-            except (Exception, SystemExit) as problem:
-                error = f"{type(problem).__name__}: {problem}"
-            entries.append(
-                Entry(
-                    group=group,
-                    name=point.name,
-                    distribution=point.dist.name if point.dist else "unknown",
-                    version=point.dist.version if point.dist else "unknown",
-                    detection=detection,
-                    error=error,
-                )
-            )
-    return entries
+    """Every registered plugin, loaded and asked whether it works here."""
+    return [_examine(plugin) for group in GROUPS for plugin in registrations(group)]
+
+
+def _examine(plugin: Registration) -> Entry:
+    try:
+        found = load(plugin.group, plugin.name)  # which says if there is another one of that name
+        with guarded(plugin.title, "detect"):
+            detection = found.detect() if issubclass(found, Plugin) else Detection(True)
+        return Entry(registration=plugin, detection=detection, error=None)
+    except PysuperError as problem:
+        return Entry(registration=plugin, detection=None, error=str(problem))

@@ -27,6 +27,7 @@ __all__ = [
     "parse_environment",
     "parse_mode",
     "parse_mount",
+    "parse_namespace",
     "parse_soft_hard",
     "parse_tmpfs",
     "parse_ulimit",
@@ -187,12 +188,22 @@ def absolute_source(mount: Mount, directory: str) -> Mount:
 
 
 def absolute_rootfs(choice: DriverChoice, directory: str) -> DriverChoice:
-    """The choice, with a `host_path` for its argument and its option `path`."""
+    """The choice, with a `host_path` for its argument, unless that is a URL, and its option `path`."""
     options = dict(choice.options)
     if isinstance(options.get("path"), str):
         options["path"] = host_path(options["path"], directory)
-    argument = choice.argument and host_path(choice.argument, directory)
-    return DriverChoice(choice.name, options, argument)
+    argument = choice.argument
+    if argument is not None and "://" not in argument:
+        argument = host_path(argument, directory)
+    return attrs.evolve(choice, options=options, argument=argument)
+
+
+def parse_namespace(text: str) -> tuple[str, DriverChoice]:
+    """`NAMESPACE=DRIVER[:ARGUMENT]`."""
+    namespace, equals, driver = text.partition("=")
+    if not equals or not driver:
+        raise ValueError(f"{shown(text)} is not NAMESPACE=DRIVER[:ARGUMENT], such as time=uptime:7d")
+    return namespace, DriverChoice.parse(driver)
 
 
 def merge_rlimits(*limits: Rlimit) -> tuple[Rlimit, ...]:

@@ -40,12 +40,16 @@ class DriverChoice:
     A driver by its entry-point name, with the options of its own TOML table.
 
     `parse` takes the short form of the command line, `NAME[:ARGUMENT]`; which option the argument sets is the
-    driver's to say (`Driver.argument`).
+    driver's to say (`Plugin.argument`).
+
+    Attributes:
+        distribution: Whose driver is meant, where several distributions have one of that name; None is the only one.
     """
 
     name: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
     argument: str | None = None
+    distribution: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> DriverChoice:
@@ -122,6 +126,7 @@ class ContainerSpec:
         command: The argument vector; empty is the login shell of `user` in the container.
         environment: On top of PATH, HOME, TERM and LANG; nothing else of the host's environment is passed.
         share: Namespaces (`NAMESPACES`) that the container shares with the supervisor.
+        namespaces: Which driver makes a namespace, where it is not the one that is called as the kernel calls it.
         user: `NAME|UID[:GROUP|GID]` as the container's own /etc/passwd knows it; None is its root.
         mounts: In the given order.
         capabilities: What the container's root may do, capabilities(7), without `CAP_`.
@@ -142,6 +147,7 @@ class ContainerSpec:
     cgroup: DriverChoice = DriverChoice("auto")
     network: DriverChoice = DriverChoice("none")
     share: frozenset[str] = frozenset()
+    namespaces: Mapping[str, DriverChoice] = attrs.field(factory=lambda: MappingProxyType({}))
     limits: Limits = Limits()
     rlimits: tuple[Rlimit, ...] = (Rlimit("nofile", 1024, 1024),)
     mounts: tuple[BindMount | TmpfsMount, ...] = ()

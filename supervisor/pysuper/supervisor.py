@@ -10,9 +10,10 @@ When the block ends, or is cancelled, every container in it is stopped, reaped a
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import MappingProxyType
 from typing import Any
@@ -23,14 +24,15 @@ import trio
 from pysuper import registry
 from pysuper.container import Container, live
 from pysuper.drivers import Launcher
-from pysuper.errors import ConfigError, LaunchError, describe_errno
+from pysuper.errors import ConfigError, LaunchError, PysuperError, alone, describe_errno
+from pysuper.hooks import Hooks, Subject
 from pysuper.ids import IdRanges
 from pysuper.network import shared_network
 from pysuper.plan import Context
 from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
 from pysuper.process import standard_files
 from pysuper.record import ExitRecord
-from pysuper.spec import ContainerSpec
+from pysuper.spec import ContainerSpec, DriverChoice
 from pysuper.validation import validate
 
 __all__ = ["Completed", "Supervisor", "open_supervisor", "run"]
@@ -42,8 +44,11 @@ _EXTRA = frozenset(range(3, 10))
 class Supervisor:
     """Starts containers; made by `open_supervisor`."""
 
-    def __init__(self, launcher: Launcher, nursery: trio.Nursery, watchers: trio.Nursery, ranges: IdRanges) -> None:
+    def __init__(
+        self, launcher: Launcher, hooks: Hooks, nursery: trio.Nursery, watchers: trio.Nursery, ranges: IdRanges
+    ) -> None:
         self._launcher = launcher
+        self._hooks = hooks
         self._nursery = nursery
         self._watchers = watchers
         self._ranges = ranges
@@ -57,6 +62,7 @@ class Supervisor:
         stdout: int | None = 1,
         stderr: int | None = 2,
         descriptors: Mapping[int, int] = MappingProxyType({}),
+        subject: Subject | None = None,
     ) -> Container:
         """
         Start a container; returns when its command is being executed. Cancelled before that, nothing of it is left.
@@ -66,10 +72,12 @@ class Supervisor:
             stdin, stdout, stderr: Descriptors for the command, or None for /dev/null. It shares them with the
                 caller, who may close them when this returns. Not used with `spec.terminal`.
             descriptors: More of them, by the numbers from 3 to 9 that the command knows them by.
+            subject: Who this is to the hooks, of whoever supervises it: then it is for them to tell what follows when
+                it has ended, and when it is ready. None is a container that is started once.
 
         Raises:
             ConfigError: The spec contradicts itself.
-            DriverError: A driver is missing or cannot do what is asked.
+            DriverError: A driver is missing or cannot do what is asked, or a hook objects.
             LaunchError: A step of the set-up failed; CommandNotFound and CommandNotExecutable among them.
             LimitError: Something that was promised is not in force.
         """
@@ -80,7 +88,8 @@ class Supervisor:
         try:
             with standard_files(*given) as standard:
                 files = standard | dict(descriptors)
-                container: Container = await self._nursery.start(self._live, spec, files, name=spec.name)
+                told = subject or self._hooks.subject(spec.name, supervised=False)
+                container: Container = await self._nursery.start(self._live, spec, files, told, name=spec.name)
                 return container
         except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
             number = error.errno or 0
@@ -92,24 +101,39 @@ class Supervisor:
         """
         return shared_network(self._launcher)
 
+    def subject(self, name: str) -> Subject:
+        """Who is started again and again under one name, for the hooks; for a supervisor above this one."""
+        return self._hooks.subject(name, supervised=True)
+
     async def _live(
-        self, spec: ContainerSpec, files: Mapping[int, int], task_status: trio.TaskStatus[Container]
+        self,
+        spec: ContainerSpec,
+        files: Mapping[int, int],
+        subject: Subject,
+        task_status: trio.TaskStatus[Container],
     ) -> None:
         """The task of one container."""
-        drivers = choose_drivers(spec)
+        run_id = new_id(spec)
         base = self._ranges.allocate()
         try:
+            await subject.begin(run_id, spec)
+            drivers = choose_drivers(spec)
             context = Context(
-                id=new_id(spec),
+                id=run_id,
                 spec=spec,
                 privileged=self._privileged,
                 uid_base=base,
                 sandbox=self._sandbox,
             )
             plan = build_plan(context, drivers)
-            await live(context, drivers, plan, self._launcher, files, self._watchers, task_status)
+            await live(context, drivers, plan, self._launcher, files, self._watchers, subject, task_status)
+        except PysuperError as error:
+            subject.exited(ExitRecord.start_failed(spec, error))
+            raise
         finally:
             self._ranges.release(base)
+            # If it has not been told already; so this is a start that was cancelled.
+            subject.exited(ExitRecord(name=spec.name, argv=spec.command, reason="stopped"))
 
     async def _sandbox(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]:
         """See `plan.Sandbox`."""
@@ -118,47 +142,76 @@ class Supervisor:
         return done.record.status, decoded[0], decoded[1]
 
 
+def _log(line: str) -> None:
+    logging.getLogger("pysuper").warning(line)
+
+
 @asynccontextmanager
-async def open_supervisor() -> AsyncIterator[Supervisor]:
+async def open_supervisor(
+    *, hooks: Sequence[DriverChoice] = (), warn: Callable[[str], None] = _log
+) -> AsyncIterator[Supervisor]:
     """
     Start a supervisor, with its launcher process; on exit every container that still runs is stopped.
 
     An exception of the block is raised as it is, not in an exception group, if nothing else failed meanwhile.
+
+    Args:
+        hooks: Who is told what happens to its containers.
+        warn: Called with each line that somebody should read, such as that a hook has failed.
+
+    Raises:
+        DriverError: A hook cannot be had.
     """
     ranges = IdRanges()
     launcher: Launcher = registry.load("pysuper.launcher", "python")()
+    told = Hooks(hooks, warn)
     try:
-        # Three scopes, left from the inside out: containers, then those who wait for processes, then the launcher.
-        async with trio.open_nursery() as outer:
-            launcher_scope = trio.CancelScope(shield=True)
-            ready = trio.Event()
-            outer.start_soon(_serve, launcher, launcher_scope, ready)
+        # Four scopes, left from the inside out: containers, those who wait for processes, the launcher, the hooks.
+        async with (
+            _served(told.serve, told.close),
+            _served(launcher.serve),
+            trio.open_nursery() as watchers,
+            trio.open_nursery() as containers,
+        ):
             try:
-                await ready.wait()
-                async with trio.open_nursery() as watchers, trio.open_nursery() as containers:
-                    try:
-                        yield Supervisor(launcher, containers, watchers, ranges)
-                    finally:
-                        containers.cancel_scope.cancel()
+                yield Supervisor(launcher, told, containers, watchers, ranges)
             finally:
-                launcher_scope.cancel()
+                containers.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        alone = group
-        while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
-            alone = alone.exceptions[0]
-        if isinstance(alone, BaseExceptionGroup):
+        error = alone(group)
+        if isinstance(error, BaseExceptionGroup):
             raise
-        raise alone from alone.__cause__
+        raise error from error.__cause__
     finally:
         ranges.close()
 
 
-async def _serve(launcher: Launcher, scope: trio.CancelScope, ready: trio.Event) -> None:
-    """Run the launcher in a scope that is shielded: containers need it until the last of them is gone."""
-    with scope:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(launcher.serve)
-            ready.set()
+@asynccontextmanager
+async def _served(
+    serve: Callable[[trio.TaskStatus[None]], Awaitable[None]], close: Callable[[], None] | None = None
+) -> AsyncIterator[None]:
+    """
+    Run a service for as long as the block lasts, however that is left: it is shielded from cancellation.
+
+    Args:
+        close: Makes the service end; None cancels it.
+    """
+    scope = trio.CancelScope(shield=True)
+    ready = trio.Event()
+
+    async def run() -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve)
+                ready.set()
+
+    async with trio.open_nursery() as outer:
+        outer.start_soon(run)
+        try:
+            await ready.wait()
+            yield
+        finally:
+            (close or scope.cancel)()
 
 
 @attrs.frozen

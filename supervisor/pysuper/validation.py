@@ -113,6 +113,11 @@ def _namespace_problems(spec: ContainerSpec) -> Iterator[Problem]:
     for name in sorted(spec.share - set(NAMESPACES)):
         known = did_you_mean(name, NAMESPACES)
         yield ("share",), f"there is no namespace {shown(name)}; {known}"
+    for name in spec.namespaces:
+        if name not in NAMESPACES:
+            yield ("namespaces",), f"there is no namespace {shown(name)}; {did_you_mean(name, NAMESPACES)}"
+        elif name in spec.share:
+            yield ("namespaces",), f"the {name} namespace is shared, so nobody makes one"
     if "mnt" in spec.share:
         yield ("share",), "mnt cannot be shared: all mounts of a container are made in its own"
     if "uts" in spec.share and spec.hostname is not None:

@@ -23,7 +23,8 @@ from pysuper.spec import BindMount, ContainerSpec, DriverChoice, Limits, Rlimit,
 
 def spec_of(*argv: str, interactive: bool = False) -> ContainerSpec:
     """The spec that `pysuper run` makes of these options."""
-    return make_spec(container_parser("pysuper run", "").parse(argv), interactive=interactive)
+    spec, _ = make_spec(container_parser("pysuper run", "").parse(argv), interactive=interactive)
+    return spec
 
 
 def pysuper_in_a_process(*argv: str, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -158,12 +159,12 @@ def test_a_terminal_is_what_the_user_is_at_unless_told_otherwise() -> None:
 def test_a_container_is_named_after_its_command(command: list[str], prefix: str) -> None:
     parsed = container_parser("pysuper run", "").parse(["--", *command])
     try:
-        name = make_spec(parsed, interactive=False).name
+        name = make_spec(parsed, interactive=False)[0].name
     except ConfigError as error:
         assert "NUL" in str(error)
     else:
         assert name.startswith(prefix)
-        assert name != make_spec(parsed, interactive=False).name
+        assert name != make_spec(parsed, interactive=False)[0].name
 
 
 @given(st.lists(st.text()))

@@ -222,7 +222,7 @@ stop_signal = "TREM"
         (
             "x" * 65536 + " = 1",
             "1: '" + "x" * 12 + "..." + "x" * 13 + "': there is no such key; there are container, "
-            "defaults, journal, stack",
+            "defaults, hook, journal, plugins, stack",
         ),
         ("container.a." + "x" * 65536 + " = 1", None),
         ("container.a.network = true", "1: container.a.network: True is not a driver, such as v2, or a table"),

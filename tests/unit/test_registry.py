@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pysuper import registry
-from pysuper.drivers import NetworkDriver
+from pysuper.drivers import GROUPS, NetworkDriver
 from pysuper.errors import DriverError
 from pysuper.spec import DriverChoice
 
@@ -36,8 +36,7 @@ GOOD = """
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
     def forget() -> None:
-        registry._installed.cache_clear()
-        registry.load.cache_clear()
+        registry.forget()
 
     forget()
     yield
@@ -132,7 +131,7 @@ def test_a_driver_that_raises_is_an_error(install: Install, place: str, statemen
     signature = "@classmethod\n    def detect(cls)" if place == "detect" else "def __init__(self, options)"
     code = textwrap.dedent(GOOD) + f"\n    {signature}: {statement}\n"
     install(code)
-    with pytest.raises(DriverError, match="'bridge' failed"):
+    with pytest.raises(DriverError, match="'bridge' of bridges 1.0 failed in"):
         create(DriverChoice("bridge", argument="br0"))
 
 
@@ -145,7 +144,7 @@ def test_a_driver_that_cannot_work_here_says_why(install: Install) -> None:
 
 def test_the_list_of_drivers_survives_broken_ones(install: Install) -> None:
     install("raise RuntimeError('boom')", name="broken")
-    entries = {entry.name: entry for entry in registry.available() if entry.group == "pysuper.network"}
+    entries = {e.registration.name: e for e in registry.available() if e.registration.kind == "network"}
     assert set(entries) == {"broken", "host", "none", "own", "stack"}
     assert "boom" in (entries["broken"].error or "")
     assert entries["none"].error is None
@@ -154,7 +153,7 @@ def test_the_list_of_drivers_survives_broken_ones(install: Install) -> None:
 def test_every_built_in_driver_is_registered_and_loads() -> None:
     entries = registry.available()
     assert [entry for entry in entries if entry.error] == []
-    assert {entry.group for entry in entries} == set(registry.GROUPS)
+    assert {entry.registration.group for entry in entries} == set(GROUPS)
 
 
 def test_stevedores_cache_on_disk_is_neither_read_nor_written(tmp_path: Path) -> None:

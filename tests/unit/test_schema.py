@@ -181,13 +181,18 @@ VALUES = [
 
 def places() -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """Every key of the schema: its path in a document, and what has to stand beside it."""
-    for top in ("stack", "journal"):
+    for top in ("stack", "journal", "plugins"):
         yield from (((top, key), {"container": {"a": {}}}) for key in SCHEMA["properties"][top]["properties"])
+    yield ("hook", "a"), {"container": {"a": {}}}
     container = SCHEMA["$defs"]["container"]["properties"]
     for key, part in container.items():
         yield ("container", "a", key), {}
         yield ("defaults", key), {"container": {"a": {}}}
-        for table in (inner for inner in parts(part) if "properties" in inner and key not in ("rootfs", "network")):
+        if key == "namespaces":
+            yield from ((("container", "a", key, name), {}) for name in part["properties"])
+        for table in (
+            inner for inner in parts(part) if "properties" in inner and key not in ("rootfs", "network", "namespaces")
+        ):
             probes = [choice["required"][0] for choice in table.get("oneOf", ())]
             for name in table["properties"]:
                 needed = {"tcp": 80} if probes and name not in probes else {}

@@ -123,6 +123,8 @@ def describe(record: Record) -> str:
             sentence = f"wrote too fast: {lines} lines ({size(count)}) are left out"
         case {"kind": "journal-lost", "records": lost}:
             sentence = f"the journal could not be written: {lost} records are lost"
+        case {"kind": "warning", "detail": detail}:
+            sentence = f"warning: {detail}"
         case {"kind": "up", "file": file, "pid": pid}:
             sentence = f"up: {file} (pid {pid})"
         case {"kind": "down", "status": status}:

@@ -38,7 +38,7 @@ from pysuper.stack.lifecycle import (
 )
 from pysuper.stack.notify import NotifySocket, open_notify_socket
 from pysuper.stack.output import Output
-from pysuper.stack.postmortem import Because, describe_exit, postmortem
+from pysuper.stack.postmortem import Because, postmortem
 from pysuper.stack.probes import check_health, wait_until_ready
 from pysuper.stack.schedule import seconds_until_due
 from pysuper.stack.spec import (
@@ -112,6 +112,7 @@ class Instance:
         self.record: ExitRecord | None = None
         self.because = Because()
         self._hub = hub
+        self._subject = hub.supervisor.subject(name)
         self._history = History()
         self._final = False
         self._run_started = self.since
@@ -159,6 +160,7 @@ class Instance:
         transition.set()
         if self.state not in {State.WAITING, State.STARTING}:  # `wait_for` and `_live` know more of these
             self._write_state(delay)
+        self._tell_hooks(before, delay)
         self._act(action, delay)
         self._hub.changed(self)
         return True
@@ -169,6 +171,25 @@ class Instance:
         pid = self.container.pid if self.state is State.RUNNING and self.container is not None else None
         delayed = delay if self.state is State.BACKOFF else None
         self._write(_RECORDED.get(self.state, self.state.value), pid=pid, delay=delayed)
+
+    def _tell_hooks(self, before: State, delay: float) -> None:
+        match self.state:
+            case State.READY:
+                self._subject.ready()
+            case State.BACKOFF:
+                self._subject.restarted(delay, self.detail)
+            case State.WAITING if before is State.RESTARTING:
+                self._subject.restarted(0.0, self.detail)
+            case State.STOPPED | State.COMPLETED if before in ACTIVE:
+                self._subject.stopped()
+            case State.SCHEDULED if before in ACTIVE:
+                self._subject.settled()
+            case State.FAILED:
+                self._subject.failed(self.detail)
+
+    def forget(self) -> None:
+        """It will not be started again."""
+        self._subject.forget()
 
     def wait_for(self, what: str) -> None:
         """Note what a waiting instance waits for, in words."""
@@ -220,6 +241,7 @@ class Instance:
     async def _live(self) -> None:
         """One run, from its preparation to what becomes of it."""
         self.run += 1
+        self._subject.run = self.run
         self.healthy = None
         self.status = ""
         self.because = Because()
@@ -240,7 +262,7 @@ class Instance:
     def _failed(self, spec: ContainerSpec, error: Exception) -> ExitRecord:
         """The record of a run that has none of its own."""
         if self.container is not None:  # something of it is left that the kernel does not let go of
-            return ExitRecord(name=self.name, argv=spec.command, reason="stuck", error=str(error))
+            return ExitRecord.stuck(spec, str(error))
         if isinstance(error, OSError):  # out of descriptors, in the supervisor itself
             error = PysuperError(f"could not start {self.name}: {describe_errno(error.errno or 0)}")
         assert isinstance(error, PysuperError)
@@ -254,7 +276,11 @@ class Instance:
             with self._start:
                 async with self._hub.starting:
                     container = await self._hub.supervisor.start(
-                        prepared, stdout=output.stdout, stderr=output.stderr, descriptors=descriptors
+                        prepared,
+                        stdout=output.stdout,
+                        stderr=output.stderr,
+                        descriptors=descriptors,
+                        subject=self._subject,
                     )
             output.started()
             if self._start.cancelled_caught:
@@ -316,7 +342,7 @@ class Instance:
         """Decide what follows from the end of a run, and write its post-mortem."""
         self.record = record
         ran = record.wall_seconds if record.reason != "start-failed" else 0.0
-        success = record.exit_code == 0 and record.reason == "exited"
+        success = record.success
         ending = Ending(success=success, ran=ran, final=self._final)
         verdict = after_end(self.member, ending, self._history, time.monotonic(), random.random())
         if self.state in {State.STOPPING, State.RESTARTING}:
@@ -331,7 +357,7 @@ class Instance:
         )
         self._hub.postmortems.write("exited", container=self.name, run=self.run, **found)
         self._hub.journal.write("exited", container=self.name, run=self.run, **found)
-        detail = verdict.detail or ("" if success else describe_exit(record))
+        detail = verdict.detail or ("" if success else record.describe())
         self.post(verdict.event, detail=detail, delay=verdict.delay)
 
     # --- readiness and health ---

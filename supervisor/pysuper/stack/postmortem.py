@@ -6,7 +6,6 @@ Only values and words; attrs is its only import besides the record, so that it i
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import attrs
 from pysuper.record import ExitRecord
 from pysuper.spec import Limits
 
-__all__ = ["Because", "describe_exit", "postmortem"]
+__all__ = ["Because", "postmortem"]
 
 
 @attrs.frozen(kw_only=True)
@@ -40,37 +39,6 @@ class Because:
         return {"because": told} if told else {}
 
 
-def describe_exit(record: ExitRecord) -> str:
-    """How it ended, in words."""
-    match record.reason:
-        case "start-failed":
-            return f"did not start: {record.error}"
-        case "stuck":
-            return f"is stuck: {record.error}"
-        case "oom":
-            return "killed by the kernel: out of memory (memory_max)"
-        case "signaled":
-            return f"killed by {_signal(record.signal)}"
-        case "exited":
-            return f"exited with {record.exit_code}"
-    how = f"exit code {record.exit_code}" if record.signal is None else _signal(record.signal)
-    words = {
-        "timeout": "stopped after its timeout",
-        "unhealthy": "stopped because it was unhealthy",
-        "not-ready": "stopped because it was not ready in time",
-        "stopped": "stopped on request",
-    }
-    text = words.get(record.reason, record.reason)
-    return text if record.exit_code is None and record.signal is None else f"{text} ({how})"
-
-
-def _signal(number: int | None) -> str:
-    try:
-        return signal.Signals(number or 0).name
-    except ValueError:
-        return f"signal {number}"
-
-
 def postmortem(
     record: ExitRecord, *, because: Because, detail: str, limits: Limits, log: Sequence[str]
 ) -> dict[str, Any]:
@@ -86,7 +54,7 @@ def postmortem(
     told.pop("receipts")
     bounds = {name: getattr(limits, name) for name in limits.wanted}
     return {
-        "summary": describe_exit(record),
+        "summary": record.describe(),
         "record": told,
         "limits": bounds,
         "log": list(log),

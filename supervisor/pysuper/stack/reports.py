@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 
 from pysuper.stack.instance import Instance
-from pysuper.stack.postmortem import describe_exit
 
 __all__ = ["details", "status", "usage"]
 
@@ -36,7 +35,7 @@ def status(instance: Instance) -> dict[str, Any]:
         "since": time.monotonic() - instance.since,
         "detail": instance.detail,
         "status": instance.status,
-        "last_exit": None if instance.record is None else describe_exit(instance.record),
+        "last_exit": None if instance.record is None else instance.record.describe(),
     }
 
 

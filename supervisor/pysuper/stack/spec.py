@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import attrs
 
-from pysuper.spec import ContainerSpec
+from pysuper.spec import ContainerSpec, DriverChoice
 
 __all__ = [
     "CommandProbe",
@@ -268,9 +268,11 @@ class StackSpec:
     Attributes:
         path: Of the file, absolute.
         members: By name, in the order of the file.
+        hooks: Who is told what happens to them.
     """
 
     path: str
     members: Mapping[str, MemberSpec]
     strategy: Strategy = Strategy.ONE_FOR_ONE
     journal: JournalSpec = JournalSpec()
+    hooks: tuple[DriverChoice, ...] = ()

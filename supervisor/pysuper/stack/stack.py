@@ -20,7 +20,7 @@ import trio
 from pysuper.errors import ConfigError
 from pysuper.planning import is_privileged
 from pysuper.shorthand import did_you_mean
-from pysuper.spec import ContainerSpec, DriverChoice
+from pysuper.spec import ContainerSpec
 from pysuper.stack import graph
 from pysuper.stack.instance import Instance
 from pysuper.stack.journal import Journal
@@ -250,13 +250,19 @@ class Stack:
 
         Returns:
             Names of instances: `removed`, `changed`, `added`, `kept`.
+
+        Raises:
+            ConfigError: The hooks are others.
         """
+        if spec.hooks != self.spec.hooks:
+            raise ConfigError("the hooks of a running stack cannot be changed", remedy="pysuper down, and up again")
         wanted = {name: member for member in spec.members.values() for name in graph.instance_names(member)}
         differs = [i for i in self.instances.values() if wanted.get(i.name) != i.member]
         because = Because(by="reload")
         await self.stop(differs, because)
         for instance in differs:
             del self.instances[instance.name]
+            instance.forget()
         before = set(self.instances)
         self.spec = spec
         missing: dict[str, MemberSpec] = {n: m for n, m in wanted.items() if n not in before}
@@ -341,7 +347,7 @@ def instance_spec(member: MemberSpec, name: str, namespace: str | None, hosts: s
     spec = attrs.evolve(member.container, name=name)
     if spec.network.name != "stack":
         return spec
-    return attrs.evolve(spec, network=DriverChoice("stack", {"namespace": namespace, "hosts": hosts}))
+    return attrs.evolve(spec, network=attrs.evolve(spec.network, options={"namespace": namespace, "hosts": hosts}))
 
 
 @asynccontextmanager
@@ -356,7 +362,11 @@ async def open_stack(spec: StackSpec, project: Project) -> AsyncIterator[Stack]:
         closing(Journal(project.state, spec.journal)) as journal,
         closing(Journal(project.state, _POSTMORTEMS, stem="exits")) as postmortems,
     ):
-        async with open_supervisor() as supervisor, AsyncExitStack() as scope:
+
+        def warn(line: str) -> None:
+            journal.write("warning", None, None, detail=line)
+
+        async with open_supervisor(hooks=spec.hooks, warn=warn) as supervisor, AsyncExitStack() as scope:
             namespace = None
             if is_privileged():
                 namespace = await scope.enter_async_context(supervisor.shared_network())

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pysuper.errors import ConfigError, PysuperError
-from pysuper.flags import Parser
+from pysuper.flags import Parser, add_plugin_dir
 from pysuper.stack.project import Project
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def _parser(prog: str, summary: str) -> Parser:
         help="end when any container does; the status is its own. A task that is done does not count",
     )
     add("--exit-code-from", metavar="NAME", help="end when this container does; the status is its own")
+    add_plugin_dir(add)
     add("--quiet", action="store_true", help="show nothing of the containers; `pysuper logs` does")
     add("--told", action="store_true", help=_hidden())
     return parser
@@ -131,6 +132,7 @@ def _repeated(arguments: Any) -> list[str]:
     given = [f"--{name}={value}" for name in ("profile", "scale") for value in getattr(arguments, name)]
     single = {"project": arguments.project, "exit-code-from": arguments.exit_code_from}
     given += [f"--{name}={value}" for name, value in single.items() if value is not None]
+    given += [f"--plugin-dir={path}" for path in arguments.plugin_dir or ()]
     if arguments.abort_on_container_exit:
         given.append("--abort-on-container-exit")
     return [*given, "--told", "--", *arguments.rest]

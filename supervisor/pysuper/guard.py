@@ -1,0 +1,197 @@
+"""
+Calls into plugins: whatever goes wrong in one is a DriverError that names it, and none holds up the supervisor.
+
+A plugin runs in the supervisor's thread. One that keeps it for `BLOCKED` seconds in one stretch is interrupted by
+SIGALRM, whose handler raises in the middle of it, be it in a loop or in a system call, signal(7). That takes the main
+thread, and a SIGALRM that the program has no use of its own for; elsewhere nothing interrupts.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import trio
+
+from pysuper.drivers import Cgroup, Statistics
+from pysuper.errors import DriverError, PysuperError, alone
+
+__all__ = ["BLOCKED", "GuardedCgroup", "called", "entered", "guarded"]
+
+#: Seconds.
+BLOCKED = 10.0
+
+T = TypeVar("T")
+
+
+#: Whether a plugin is being timed.
+_armed = False
+
+
+class _Interrupt(BaseException):
+    """Raised in a plugin that blocks."""
+
+
+@contextmanager
+def guarded(title: str, doing: str) -> Iterator[None]:
+    """
+    A call that does not wait.
+
+    Args:
+        title: Of the plugin, such as "the cgroup driver 'v1' of pysuper-containers 0.1.0".
+        doing: What it is asked, such as the name of the method.
+
+    Raises:
+        DriverError: It raised anything else than a PysuperError, wanted to exit, or blocked.
+    """
+    try:
+        with _alarm():
+            yield
+    except PysuperError:
+        raise
+    except _Interrupt:
+        raise DriverError(
+            f"{title} blocked for {BLOCKED:g} s in {doing}, and everything else with it",
+            remedy="it has to await what takes long, or to do it in a thread; do without it until then",
+        ) from None
+    except (Exception, SystemExit) as error:
+        first = alone(error)
+        if isinstance(first, PysuperError):
+            raise first from error
+        raise DriverError(
+            f"{title} failed in {doing}: {type(first).__name__}: {first}",
+            remedy="report it to its authors, or do without it",
+        ) from error
+
+
+async def called(title: str, doing: str, awaitable: Awaitable[T]) -> T:
+    """
+    The same for a call that waits: each stretch between two waits is guarded.
+
+    What it takes in all is for the caller to bound.
+    """
+    return await _stretches(title, doing, _as_coroutine(awaitable))
+
+
+async def _as_coroutine(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+@types.coroutine
+def _stretches(title: str, doing: str, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    step, given = coroutine.send, None
+    while True:
+        with guarded(title, doing):
+            try:
+                waits_for = step(given)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+        try:
+            given = yield waits_for
+            step = coroutine.send
+        except BaseException as error:  # such as Cancelled
+            given = error
+            step = coroutine.throw
+
+
+@contextmanager
+def _alarm() -> Iterator[None]:
+    """Interrupt the block if it takes too long."""
+    global _armed  # noqa: PLW0603 - as there is one SIGALRM
+    if _armed or not _may_use_alarm():
+        yield
+        return
+    _armed = True
+    signal.setitimer(signal.ITIMER_REAL, BLOCKED)
+    try:
+        yield
+    finally:
+        _armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _may_use_alarm() -> bool:
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handler = signal.getsignal(signal.SIGALRM)
+    if handler is signal.SIG_DFL:
+        signal.signal(signal.SIGALRM, _interrupt)
+    return handler in (signal.SIG_DFL, _interrupt)
+
+
+def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
+    if _armed:  # Python calls this a little later than the kernel
+        raise _Interrupt
+
+
+@asynccontextmanager
+async def entered(title: str, make: Callable[[], AbstractAsyncContextManager[T]], patience: float) -> AsyncIterator[T]:
+    """
+    A plugin's `host`, which may keep a nursery open. It is told of no exception when it is left.
+
+    Args:
+        make: Makes the context manager.
+        patience: Seconds that entering may take, and leaving.
+
+    Raises:
+        DriverError: It failed, blocked, or took longer.
+    """
+    doing = "set up"
+    with trio.CancelScope() as scope:
+        scope.deadline = trio.current_time() + patience
+        with guarded(title, "host"):
+            manager = make()
+        value = await called(title, "host", manager.__aenter__())
+        scope.deadline = math.inf
+        try:
+            yield value
+        finally:
+            doing = "clean up"
+            scope.deadline = trio.current_time() + patience
+            await called(title, "host", manager.__aexit__(None, None, None))
+    if scope.cancelled_caught:
+        raise DriverError(f"{title} took more than {patience:g} s to {doing}", remedy="do without it, or report it")
+
+
+class GuardedCgroup(Cgroup):
+    """The cgroup that a driver has made, whose faults are the driver's."""
+
+    def __init__(self, made: object, title: str) -> None:
+        """
+        Args:
+            made: What the driver's `host` has yielded.
+            title: Of the driver.
+
+        Raises:
+            DriverError: It is no Cgroup.
+        """
+        if not isinstance(made, Cgroup):
+            raise DriverError(f"{title} yielded {type(made).__name__}, not a Cgroup", remedy="report it to its authors")
+        self._made = made
+        self._title = title
+
+    def processes(self) -> list[int]:
+        with guarded(self._title, "processes"):
+            return self._made.processes()
+
+    def kill(self) -> None:
+        with guarded(self._title, "kill"):
+            self._made.kill()
+
+    def freeze(self) -> None:
+        with guarded(self._title, "freeze"):
+            self._made.freeze()
+
+    def thaw(self) -> None:
+        with guarded(self._title, "thaw"):
+            self._made.thaw()
+
+    def statistics(self) -> Statistics:
+        with guarded(self._title, "statistics"):
+            return self._made.statistics()
