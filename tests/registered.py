@@ -36,5 +36,4 @@ def register() -> Iterator[Register]:
         return DriverChoice(name)
 
     yield register
-    del sys.modules[module.__name__]
     registry.forget()

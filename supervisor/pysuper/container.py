@@ -254,11 +254,14 @@ class Container:
 
     async def _end(self) -> ExitRecord:
         """Kill what is left, reap it, and say what became of it. Shielded by the caller."""
-        self.kill()
-        with suppress(PysuperError):
-            self.resume()  # as it cannot run any more
-        await self._executions.end()
-        return self._record(await self._process.reap(), self._cgroup.statistics())
+        try:
+            self.kill()
+        finally:  # a cgroup driver may fail, but the process has got its signal
+            with suppress(PysuperError):
+                self.resume()  # as it cannot run any more
+            await self._executions.end()
+            ended = await self._process.reap()
+        return self._record(ended, self._cgroup.statistics())
 
     def _judged(self) -> ExitRecord:
         """Its record, also if it could not be cleaned up."""

@@ -76,7 +76,8 @@ def registrations(group: str) -> tuple[Registration, ...]:
 def forget() -> None:
     """Look again at the next question, and without what was added."""
     _installed.cache_clear()
-    _added.clear()
+    while _added:
+        sys.modules.pop(_added.pop().entry_point.module, None)
 
 
 @functools.cache
@@ -135,6 +136,7 @@ def _register_file(path: Path) -> Registration:
         if found.__module__ == module and issubclass(found, interface) and not found.__name__.startswith("_")
     ]
     if len(classes) != 1:
+        del sys.modules[module]
         names = ", ".join(found.__name__ for _, found in classes) or "none"
         raise DriverError(f"{path}: has to have one class that is a driver or a hook, and has {names}")
     group, found = classes[0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ import trio
 
 import pysuper
 from pysuper import registry
+from pysuper.drivers import Cgroup, CgroupDriver, Context, NamespaceDriver, Phase, PlanBuilder, Statistics
 from pysuper.errors import DriverError, LimitError
+from pysuper.steps import SetHostname
+from registered import register as register  # noqa: PLC0414 - a fixture
 
 HEADER = """
     from contextlib import asynccontextmanager
@@ -125,3 +129,115 @@ async def test_a_driver_that_hangs_can_be_cancelled_and_hurts_nobody_else(superv
         await supervisor.start(spec(network=network))
     assert scope.cancelled_caught
     assert (await (await supervisor.start(spec("exit 4"))).wait()).exit_code == 4
+
+
+async def test_a_driver_may_keep_a_nursery_open(supervisor, spec, plugin, tmp_path) -> None:
+    network = plugin(
+        f"""
+        def contribute(self, plan): ...
+
+        @asynccontextmanager
+        async def host(self, context):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                yield
+                Path({str(tmp_path / "left")!r}).touch()
+                nursery.cancel_scope.cancel()
+        """
+    )
+    assert (await (await supervisor.start(spec("exit 6", network=network))).wait()).exit_code == 6
+    assert (tmp_path / "left").exists()
+    (tmp_path / "left").unlink()
+    with trio.move_on_after(0.3):
+        async with pysuper.open_supervisor() as cancelled:
+            await (await cancelled.start(spec("sleep 60", network=network))).wait()
+    assert (tmp_path / "left").exists()
+
+
+async def test_a_driver_whose_background_task_fails_stops_its_container_alone(supervisor, spec, plugin) -> None:
+    bystander = await supervisor.start(spec("sleep 0.5; exit 7"))
+    network = plugin(
+        """
+        def contribute(self, plan): ...
+
+        @asynccontextmanager
+        async def host(self, context):
+            async def die():
+                await trio.sleep(0.1)
+                raise ValueError("background")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(die)
+                yield
+        """
+    )
+    container = await supervisor.start(spec("exec sleep 60", network=network))
+    with pytest.raises(DriverError, match="'plugin' of third-party 1.0 failed in host: ValueError: background"):
+        await container.wait()
+    assert (await bystander.wait()).exit_code == 7
+
+
+@pytest.mark.parametrize("when", ["enter", "leave"])
+async def test_a_driver_that_does_not_come_back_is_an_error(supervisor, spec, plugin, when) -> None:
+    network = plugin(
+        f"""
+        patience = 0.3
+
+        def contribute(self, plan): ...
+
+        @asynccontextmanager
+        async def host(self, context):
+            {"await trio.sleep_forever()" if when == "enter" else "pass"}
+            yield
+            {"await trio.sleep_forever()" if when == "leave" else "pass"}
+        """
+    )
+    doing = {"enter": "set up", "leave": "clean up"}[when]
+    with trio.fail_after(10), pytest.raises(DriverError, match=rf"'plugin' of .* took more than 0\.3 s to {doing}"):
+        await (await supervisor.start(spec(network=network))).wait()
+    assert (await (await supervisor.start(spec("exit 4"))).wait()).exit_code == 4
+
+
+async def test_a_cgroup_that_fails_is_its_drivers_fault(supervisor, spec, register) -> None:
+    class Breaks(Cgroup):
+        def processes(self) -> list[int]:
+            return []
+
+        def kill(self) -> None:
+            raise OSError("broken")
+
+        def freeze(self) -> None: ...
+
+        def thaw(self) -> None: ...
+
+        def statistics(self) -> Statistics:
+            return Statistics()
+
+    class Driver(CgroupDriver):
+        def contribute(self, plan: PlanBuilder) -> None: ...
+
+        @asynccontextmanager
+        async def host(self, context: Context) -> AsyncIterator[Cgroup]:
+            yield Breaks()
+
+    bystander = await supervisor.start(spec("sleep 0.3; exit 7"))
+    container = await supervisor.start(spec("exit 0", cgroup=register("breaks", Driver)))
+    with pytest.raises(DriverError, match="cgroup driver 'breaks' of third-party 1.0 failed in kill: OSError: broken"):
+        await container.wait()
+    assert (await bystander.wait()).exit_code == 7
+
+
+async def test_a_namespace_can_be_made_by_another_driver(spec, register, output) -> None:
+    class Alias(NamespaceDriver):
+        namespace = "uts"
+
+        def contribute(self, plan: PlanBuilder) -> None:
+            plan.namespace("uts")
+            plan.add(Phase.NAMESPACES, SetHostname(hostname="other"))
+
+    choice = register("alias", Alias)
+    assert await output("hostname", namespaces={"uts": choice}) == "other\n"
+    with pytest.raises(DriverError, match="'alias' of third-party 1.0 makes a uts namespace, not a time namespace"):
+        await output("hostname", namespaces={"time": choice})
+    with pytest.raises(pysuper.ConfigError, match="uts namespace is shared"):
+        await output("hostname", namespaces={"uts": choice}, share=frozenset({"uts"}))

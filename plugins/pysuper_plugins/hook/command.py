@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import attrs
@@ -30,14 +30,10 @@ _GRACE = 2.0
 class CommandOptions:
     """
     Attributes:
-        command: The argument vector, or a string that is split as a shell would, without expanding anything.
+        command: What runs, split as a shell would, without expanding anything.
     """
 
-    command: str | Sequence[str]
-
-    @property
-    def argv(self) -> list[str]:
-        return shlex.split(self.command) if isinstance(self.command, str) else list(self.command)
+    command: str
 
 
 class CommandHook(Hook):
@@ -54,11 +50,12 @@ class CommandHook(Hook):
 
     @asynccontextmanager
     async def host(self, containers: Mapping[str, LifecycleEvent | None]) -> AsyncIterator[None]:
-        argv = self.options.argv
+        command = self.options.command
         try:
+            argv = shlex.split(command)
             self._process = process = await trio.lowlevel.open_process(argv, stdin=subprocess.PIPE)
-        except (OSError, IndexError) as error:
-            raise DriverError(f"hook command: cannot execute {shlex.join(argv)!r}: {error}") from error
+        except (OSError, IndexError, ValueError) as error:
+            raise DriverError(f"hook command: cannot execute {command!r}: {error}") from error
         try:
             yield
         finally:
@@ -107,5 +104,5 @@ class CommandHook(Hook):
                 await process.stdin.send_all(begin + line)
             except trio.BrokenResourceError:
                 status = f"has ended with {process.poll()}" if process.poll() is not None else "reads no more"
-                raise DriverError(f"hook command: {shlex.join(self.options.argv)} {status}") from None
+                raise DriverError(f"hook command: {self.options.command!r} {status}") from None
             self._cut_off = False
