@@ -90,11 +90,11 @@ def _plugins(stack: StackSpec) -> dict[str, dict[str, str]]:
 
 
 def _hooks(hooks: Sequence[DriverChoice]) -> dict[str, Any]:
-    """A table for each; several of one driver have the numbers from 2 on in their names."""
+    """A table for each; a second one of the same driver has a name of its own."""
     made: dict[str, Any] = {}
     for hook in hooks:
-        same = sum(other.name == hook.name for other in hooks[: len(made)])
-        name = hook.name if not same else f"{hook.name}-{same + 1}"
+        names = (hook.name, *(f"{hook.name}-{number}" for number in range(2, len(hooks) + 2)))
+        name = next(name for name in names if name not in made)
         made[name] = {**({} if name == hook.name else {"driver": hook.name}), **hook.options}
     return made
 

@@ -81,8 +81,12 @@ def test_a_missing_driver_is_answered_with_a_near_name() -> None:
 def test_a_name_registered_twice_names_both_distributions(install: Install) -> None:
     install(GOOD)
     install(GOOD, distribution="other-bridges")
-    with pytest.raises(DriverError, match=r"bridges 1\.0 and other-bridges 1\.0; uninstall one"):
+    remedy = r'uninstall one of them, or choose in a file: \[plugins\.network\] bridge = "bridges"'
+    with pytest.raises(DriverError, match=rf"bridges 1\.0 and other-bridges 1\.0; {remedy}"):
         create(DriverChoice("bridge", argument="br0"))
+    for distribution in ("bridges", "other-bridges"):
+        driver = create(DriverChoice("bridge", argument="br0", distribution=distribution))
+        assert registry.title(driver) == f"the network driver 'bridge' of {distribution} 1.0"
 
 
 @pytest.mark.parametrize(

@@ -884,3 +884,75 @@ def test_any_document_is_read_or_refused_in_lines(
         assert all(line.isprintable() and len(line) < 600 for line in str(error).split("\n"))
     else:
         assert printed(stack, directory) == stack
+
+
+PLUGINS = """
+[plugins]
+cgroup = { v1 = "other-cgroups" }
+namespace = { time = "time-machine", uptime = "uptimes" }
+hook = { webhook = "hooks" }
+
+[hook.webhook]
+url = "https://example.org"
+
+[hook.again]
+driver = "webhook"
+url = "https://example.net"
+
+[hook.systemd]
+
+[container.a]
+rootfs = "git:https://example.org/images"
+cgroup = { driver = "v1" }
+
+[container.b]
+namespaces = { uts = "names", time = { driver = "uptime", days = 7 } }
+"""
+
+
+def test_a_file_says_whose_drivers_are_meant_and_who_is_told(tmp_path: Path) -> None:
+    stack = load_stack(write(tmp_path, PLUGINS))
+    assert stack.hooks == (
+        DriverChoice("webhook", {"url": "https://example.org"}, distribution="hooks"),
+        DriverChoice("webhook", {"url": "https://example.net"}, distribution="hooks"),
+        DriverChoice("systemd"),
+    )
+    one, other = (stack.members[name].container for name in "ab")
+    assert one.rootfs == DriverChoice("git", argument="https://example.org/images")  # which is no path
+    assert one.cgroup == DriverChoice("v1", distribution="other-cgroups")
+    assert other.cgroup == DriverChoice("auto")
+    machine = DriverChoice("time", distribution="time-machine")
+    assert one.namespaces == {"time": machine}
+    assert other.namespaces == {
+        "time": DriverChoice("uptime", {"days": 7}, distribution="uptimes"),
+        "uts": DriverChoice("names"),
+    }
+
+
+def test_plugins_are_printed_as_they_are_read(tmp_path: Path) -> None:
+    stack = load_stack(write(tmp_path, PLUGINS))
+    again = load_stack(write(tmp_path, to_toml(stack)))
+    assert again.hooks == stack.hooks
+    assert again.members == stack.members
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[plugins.cgruop]\nv1 = "x"', "1: plugins.cgruop: there is no such key; did you mean 'cgroup'?"),
+        ("[plugins.cgroup]\nv1 = 7", "2: plugins.cgroup.v1: 7 is not a string"),
+        ('hook = "systemd"', "1: hook: 'systemd' is not a table"),
+        ("[hook]\nsystemd = true", "2: hook.systemd: True is not a table"),
+        (
+            '[container.a.namespaces]\ntim = "uptime"',
+            "2: container.a.namespaces.tim: there is no such key; did you mean 'time'?",
+        ),
+        (
+            '[container.a]\nshare = ["uts"]\nnamespaces = { uts = "names" }',
+            "3: container.a.namespaces: the uts namespace is shared, so nobody makes one",
+        ),
+    ],
+)
+def test_what_is_wrong_with_plugins_is_said_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+    text = text if "[container.a" in text else f"{text}\n[container.a]\n"
+    assert errors(tmp_path, text) == [expected]

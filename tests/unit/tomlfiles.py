@@ -55,7 +55,9 @@ def documents() -> st.SearchStrategy[dict[str, Any]]:
     """Documents that the schema mostly takes, and that are often enough wrong in a place or two."""
     return st.fixed_dictionaries(
         {"container": _values(SCHEMA["properties"]["container"])},
-        optional={name: _values(SCHEMA["properties"][name]) for name in ("defaults", "journal", "stack")},
+        optional={
+            name: _values(SCHEMA["properties"][name]) for name in ("defaults", "hook", "journal", "plugins", "stack")
+        },
     )
 
 
