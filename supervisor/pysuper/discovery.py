@@ -25,7 +25,7 @@ from pysuper.errors import DriverError
 from pysuper.guard import guarded
 from pysuper.trust import distrust, trusted_path
 
-__all__ = ["Registration", "add_directory", "forget", "registrations"]
+__all__ = ["Registration", "add_directory", "forget", "noun", "registrations"]
 
 #: What was added by `add_directory`.
 _added: list[Registration] = []
@@ -63,8 +63,12 @@ class Registration:
     @property
     def title(self) -> str:
         """For messages: `the cgroup driver 'pids-v1' of my-plugin 1.0`."""
-        noun = self.kind if self.kind in {"hook", "launcher"} else f"{self.kind} driver"
-        return f"the {noun} {self.name!r} of {self.origin}"
+        return f"the {noun(self.kind)} {self.name!r} of {self.origin}"
+
+
+def noun(kind: str) -> str:
+    """What a plugin of a kind is called."""
+    return kind if kind in {"hook", "launcher"} else f"{kind} driver"
 
 
 def registrations(group: str) -> tuple[Registration, ...]:

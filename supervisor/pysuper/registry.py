@@ -21,7 +21,7 @@ from stevedore.driver import DriverManager
 from stevedore.extension import ExtensionManager
 
 from pysuper import discovery
-from pysuper.discovery import Registration, registrations
+from pysuper.discovery import Registration, noun, registrations
 from pysuper.drivers import API_VERSION, GROUPS, Detection, Plugin
 from pysuper.errors import DriverError, PysuperError
 from pysuper.guard import guarded
@@ -63,17 +63,17 @@ def find(group: str, name: str, distribution: str | None = None) -> Registration
     kind = group.removeprefix("pysuper.")
     if not matching:
         remedy = did_you_mean(name, {plugin.name for plugin in everything})
-        raise DriverError(f"there is no {kind} driver {name!r}", remedy=remedy)
+        raise DriverError(f"there is no {noun(kind)} {name!r}", remedy=remedy)
     if distribution is not None:
         chosen = [plugin for plugin in matching if plugin.owner == distribution]
         if not chosen:
             owners = did_you_mean(distribution, {plugin.owner for plugin in matching})
-            raise DriverError(f"{distribution} has no {kind} driver {name!r}", remedy=owners)
+            raise DriverError(f"{distribution} has no {noun(kind)} {name!r}", remedy=owners)
         matching = chosen
     if len(matching) > 1:
         owners = " and ".join(sorted(plugin.origin for plugin in matching))
         remedy = f'uninstall one of them, or choose in a file: [plugins.{kind}] {name} = "{matching[0].owner}"'
-        raise DriverError(f"the {kind} driver {name!r} is registered by {owners}", remedy=remedy)
+        raise DriverError(f"the {noun(kind)} {name!r} is registered by {owners}", remedy=remedy)
     return matching[0]
 
 

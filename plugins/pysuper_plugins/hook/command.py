@@ -93,7 +93,8 @@ class CommandHook(Hook):
 
     async def _write(self, event: LifecycleEvent) -> None:
         process = self._process
-        assert process is not None
+        if process is None:  # it has ended, which was said once
+            return
         assert process.stdin is not None
         line = json.dumps(event.to_dict()).encode() + b"\n"
         async with self._turn:
@@ -103,6 +104,7 @@ class CommandHook(Hook):
             try:
                 await process.stdin.send_all(begin + line)
             except trio.BrokenResourceError:
+                self._process = None
                 status = f"has ended with {process.poll()}" if process.poll() is not None else "reads no more"
                 raise DriverError(f"hook command: {self.options.command!r} {status}") from None
             self._cut_off = False
