@@ -19,6 +19,7 @@ import trio
 
 from pysuper.drivers import Statistics
 from pysuper.errors import CommandNotFound, ConfigError, LaunchError
+from pysuper.hooks import Hooks, Subject
 from pysuper.receipts import Receipt
 from pysuper.record import ExitStatus, exit_status
 from pysuper.shorthand import did_you_mean
@@ -123,6 +124,14 @@ class FakeContainer:
                 await FakeExecution(process, None).wait()
 
 
+class FakeSupervisor:
+    """One without hooks."""
+
+    def subject(self, name: str) -> Subject:
+        """Somebody whom nobody is told about."""
+        return Hooks([], print).subject(name, supervised=True)
+
+
 class FakeStack:
     """
     What operators can do with a `Stack`, done at once, or when `gate` is opened.
@@ -134,6 +143,7 @@ class FakeStack:
 
     def __init__(self, members: Iterable[MemberSpec], journal: Journal, nursery: trio.Nursery) -> None:
         self.journal = journal
+        self.supervisor = FakeSupervisor()
         self.calls: list[str] = []
         self.gate = trio.Event()
         self.gate.set()
