@@ -9,13 +9,15 @@ look into it, trace it, or take a descriptor from it, before it is the command (
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import attrs
 
 from pysuper import receipts, steps
-from pysuper.plan import Command, Plan
+from pysuper.plan import Command, Phase, Plan
 from pysuper.planning import terminal_environment
+from pysuper.steps import Step
 
 __all__ = ["command_plan", "socket_plan"]
 
@@ -38,18 +40,21 @@ def command_plan(
         command, terminal, terminal_size, user, environment, working_dir: As for `Container.execute`.
     """
     assert plan.command is not None
-    outside = [step for step in plan.steps if step.repeated == "outside"]
-    inside = [_as_user(step, user) for step in plan.steps if step.repeated == "inside"]
-    forked = [steps.Fork()] if "pid" in plan.namespaces else []
+    phases = _entering(plan, plan.namespaces)
+    if "pid" in plan.namespaces:
+        phases[Phase.IDENTITY] += (steps.Fork(),)
+    for phase, done in plan.phases.items():
+        phases[min(phase, Phase.CGROUP)] += tuple(step for step in done if step.repeated == "outside")
+        phases[max(phase, Phase.LIMITS)] += tuple(_as_user(step, user) for step in done if step.repeated == "inside")
     variables = plan.command.environment | dict(environment or {})
     if terminal:
         rows, columns = terminal_size or (0, 0)
-        inside.append(steps.OpenTerminal(rows=rows, columns=columns))
+        phases[Phase.TERMINAL] += (steps.OpenTerminal(rows=rows, columns=columns),)
         variables = terminal_environment() | variables
     return attrs.evolve(
         _beside(plan),
         cgroup=plan.cgroup,
-        steps=(*outside, *_enter(plan, plan.namespaces), *forked, *inside),
+        phases=dict(phases),
         command=Command(
             argv=tuple(command),
             environment=variables,
@@ -64,29 +69,34 @@ def command_plan(
 def socket_plan(plan: Plan, family: int, kind: int) -> Plan:
     """Open a socket in the network namespace of a container, and nothing else: not in its cgroup, nor as its user."""
     needed = ("user", "net") if plan.ids else ("net",)
-    return attrs.evolve(_beside(plan), steps=(*_enter(plan, needed), steps.OpenSocket(family=family, kind=kind)))
+    phases = _entering(plan, needed) | {Phase.TERMINAL: (steps.OpenSocket(family=family, kind=kind),)}
+    return attrs.evolve(_beside(plan), phases=phases)
 
 
 def _beside(plan: Plan) -> Plan:
     """A process that is born where the supervisor is, and does nothing."""
     return attrs.evolve(
-        plan, clone=(), holder=None, ids=None, cgroup=None, steps=(), command=None, checks=(), warnings=()
+        plan, clone=(), holder=None, ids=None, cgroup=None, phases={}, command=None, checks=(), warnings=()
     )
 
 
-def _enter(plan: Plan, namespaces: Sequence[str]) -> list[steps.Step]:
+def _entering(plan: Plan, namespaces: Sequence[str]) -> defaultdict[Phase, tuple[Step, ...]]:
     """
     Host root may enter all the others, and gives that up with the user namespace; who is not root may enter none but
     as root of the user namespace, setns(2).
     """
-    others = [steps.JoinNamespace(namespace=name) for name in namespaces if name != "user"]
-    if "user" not in namespaces:
-        return [*others]
-    user = steps.JoinNamespace(namespace="user")
-    return [user, *others] if plan.ids else [*others, user, steps.BecomeRoot()]
+    user = tuple(steps.JoinNamespace(namespace=name) for name in namespaces if name == "user")
+    others = tuple(steps.JoinNamespace(namespace=name) for name in namespaces if name != "user")
+    phases: defaultdict[Phase, tuple[Step, ...]] = defaultdict(tuple)
+    if plan.ids:
+        phases[Phase.NAMESPACES] = user + others
+    else:
+        phases[Phase.NAMESPACES] = others
+        phases[Phase.IDENTITY] = (*user, steps.BecomeRoot()) if user else ()
+    return phases
 
 
-def _as_user(step: steps.Step, user: str | None) -> steps.Step:
+def _as_user(step: Step, user: str | None) -> Step:
     if user is None or not isinstance(step, steps.SetUser):
         return step
     return attrs.evolve(step, user=user)

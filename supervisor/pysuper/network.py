@@ -13,7 +13,7 @@ import trio
 
 from pysuper import steps
 from pysuper.drivers import Launcher
-from pysuper.plan import Plan
+from pysuper.plan import Phase, Plan
 from pysuper.process import Process, standard_files
 
 __all__ = ["shared_network"]
@@ -38,7 +38,7 @@ async def shared_network(launcher: Launcher) -> AsyncIterator[str]:
         holder=None,
         ids=None,
         cgroup=None,
-        steps=(steps.Setsid(), steps.LoopbackUp(), *settings),
+        phases={Phase.SESSION: (steps.Setsid(),), Phase.NAMESPACES: (steps.LoopbackUp(), *settings)},
         command=None,
         checks=(),
         warnings=(),

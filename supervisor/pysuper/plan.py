@@ -2,19 +2,7 @@
 Spec and drivers make a plan: all that the launcher does for one container, as data.
 
 A driver adds steps to *phases*, not to positions, so that drivers need not know each other; inside a phase the
-order of adding holds. The phases are the order in which a container has to be built:
-
-    SESSION      a session of its own
-    CGROUP       join, before the cgroup namespace makes this cgroup its root
-    NAMESPACES   enter those that the user namespace owns; host name, loopback
-    ROOTFS       the new root, at "/"
-    MOUNTS       /proc, /sys, /dev and what the user mounts, in the new root
-    MASKS        what must not be seen or written, after everything that could be mounted over it
-    PIVOT        into the new root
-    IDENTITY     into the user namespace; the mount namespace is copied into it, which locks every mount
-    LIMITS       resource limits, umask
-    PRIVILEGES   capabilities, the user, no_new_privs
-    TERMINAL     opened by the final user, so that it owns it
+order of adding holds. `Phase` says which there are, and why in this order.
 
 All of it runs in one process, cloned by the launcher, which is host root until IDENTITY: it can mount what a user
 namespace could not, and nothing of the container runs before it has given that up.
@@ -24,31 +12,45 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import attrs
 
 from pysuper import receipts, steps
 from pysuper.spec import NAMESPACES, ContainerSpec
+from pysuper.steps import Step
 
 __all__ = ["Command", "Context", "IdMap", "NamespaceHolder", "Phase", "Plan", "PlanBuilder"]
 
 
 class Phase(enum.IntEnum):
-    """When a step runs; see the module's docstring."""
+    """
+    When a step runs: the order in which a container has to be built.
 
-    SESSION = 0
-    CGROUP = 1
-    NAMESPACES = 2
-    ROOTFS = 3
-    MOUNTS = 4
-    MASKS = 5
-    PIVOT = 6
-    IDENTITY = 7
-    LIMITS = 8
-    PRIVILEGES = 9
-    TERMINAL = 10
+    Attributes:
+        reason: What happens in it, and why not before or after.
+    """
+
+    reason: str
+
+    def __new__(cls, number: int, reason: str) -> Phase:
+        phase = int.__new__(cls, number)
+        phase._value_ = number
+        phase.reason = reason
+        return phase
+
+    SESSION = 0, "leave what is the caller's, before anything is made"
+    CGROUP = 1, "join, before the cgroup namespace makes this cgroup its root"
+    NAMESPACES = 2, "enter those that the user namespace owns, before what shows them is mounted; host name, loopback"
+    ROOTFS = 3, 'the new root, at "/", before anything is mounted in it'
+    MOUNTS = 4, "/proc, /sys, /dev and what the user mounts, in the new root, while the host's files are in reach"
+    MASKS = 5, "what must not be seen or written, after everything that could be mounted over it"
+    PIVOT = 6, "into the new root, once it is complete"
+    IDENTITY = 7, "into the user namespace, after all that takes host root; a copy of the mounts locks every one"
+    LIMITS = 8, "resource limits and umask: for the command, after the set-up that they would hinder"
+    PRIVILEGES = 9, "capabilities, the user, no_new_privs, once nothing needs more"
+    TERMINAL = 10, "opened by the final user, so that it owns it"
 
 
 @attrs.frozen
@@ -125,7 +127,7 @@ class Plan:
         holder: Namespaces made before, or None.
         ids: Maps to write for the process itself (the first one of a container without privileges), or None.
         cgroup: A cgroup v2 directory to be born in, or None.
-        steps: In order.
+        phases: The steps of each phase, in order.
         command: What is executed at the end; None is nothing.
         checks: The receipts to take before it is.
         warnings: What the user should know, a line each: what was left out, and what is no boundary.
@@ -136,10 +138,15 @@ class Plan:
     holder: NamespaceHolder | None
     ids: IdMap | None
     cgroup: str | None
-    steps: tuple[steps.Step, ...]
+    phases: Mapping[Phase, tuple[Step, ...]]
     command: Command | None
     checks: tuple[receipts.Check, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Of all phases, in order."""
+        return tuple(step for phase in Phase for step in self.phases.get(phase, ()))
 
     @property
     def name(self) -> str:
@@ -154,8 +161,8 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as the launcher reads it."""
-        message = attrs.asdict(self, recurse=True, filter=lambda a, _: a.name not in ("steps", "checks"))
-        message["steps"] = [steps.to_wire(step) for step in self.steps]
+        message = attrs.asdict(self, recurse=True, filter=lambda a, _: a.name not in ("phases", "checks"))
+        message["phases"] = {p.name: [steps.to_wire(s) for s in self.phases[p]] for p in Phase if p in self.phases}
         message["checks"] = [receipts.to_wire(check) for check in self.checks]
         return json.dumps(message)
 
@@ -171,7 +178,7 @@ class Plan:
             and NamespaceHolder(namespaces=tuple(holder["namespaces"]), ids=_id_map_from_wire(holder["ids"])),
             ids=ids and _id_map_from_wire(ids),
             cgroup=message["cgroup"],
-            steps=tuple(steps.from_wire(step) for step in message["steps"]),
+            phases={Phase[p]: tuple(map(steps.from_wire, added)) for p, added in message["phases"].items()},
             command=command and Command(**command | {"argv": tuple(command["argv"])}),
             checks=tuple(receipts.from_wire(check) for check in message["checks"]),
             warnings=tuple(message["warnings"]),
@@ -219,13 +226,13 @@ class PlanBuilder:
         self.ids: IdMap | None = None
         self._namespaces: list[str] = []
         self._cgroup: str | None = None
-        self._steps: list[tuple[Phase, steps.Step]] = []
+        self._phases: dict[Phase, list[Step]] = {phase: [] for phase in Phase}
         self._checks: list[receipts.Check] = []
         self._warnings: list[str] = []
 
-    def add(self, phase: Phase, *added: steps.Step) -> None:
+    def add(self, phase: Phase, *added: Step) -> None:
         """Append steps to a phase."""
-        self._steps.extend((phase, step) for step in added)
+        self._phases[phase].extend(added)
 
     def check(self, *checks: receipts.Check) -> None:
         """Promise something that is read back before the command runs."""
@@ -275,22 +282,21 @@ class PlanBuilder:
             # A second copy of the mount namespace, owned by the user namespace, locks what is mounted in it.
             late += ("mnt",)
         born = tuple(n for n in NAMESPACES if n in self._namespaces and n not in (*owned, "cgroup"))
-        ordered = list(self._steps)
-        entered: list[steps.Step] = [steps.JoinNamespace(namespace=n) for n in owned if n != "user"]
-        identity: list[steps.Step] = []
+        entered: list[Step] = [steps.JoinNamespace(namespace=n) for n in owned if n != "user"]
+        identity: list[Step] = []
         if self.idmap:
             identity += [steps.JoinNamespace(namespace="user"), steps.BecomeRoot()]
         if late:
             identity.append(steps.Unshare(namespaces=late))
-        first = [(Phase.NAMESPACES, step) for step in entered] + [(Phase.IDENTITY, step) for step in identity]
-        ordered = sorted(first + ordered, key=lambda pair: pair[0])
+        first = {Phase.NAMESPACES: entered, Phase.IDENTITY: identity}
+        phases = {phase: (*first.get(phase, ()), *added) for phase, added in self._phases.items()}
         return Plan(
             id=self.context.id,
             clone=born,
             holder=NamespaceHolder(namespaces=owned, ids=self.ids) if owned and self.ids else None,
             ids=self.ids if self.ids and not self.ids.privileged else None,
             cgroup=self._cgroup,
-            steps=tuple(step for _, step in ordered),
+            phases={phase: added for phase, added in phases.items() if added},
             command=command,
             checks=tuple(self._checks),
             warnings=tuple(self._warnings),

@@ -253,7 +253,7 @@ def test_plan_runs_nothing(tmp_path: Path) -> None:
     result = pysuper("plan", "-v", f"{tmp_path}:/data", "--", "touch", "/data/made")
     assert result.returncode == 0
     assert "pivot into the new root" in result.stdout
-    assert json.loads(pysuper("plan", "--json", "true").stdout)["steps"]
+    assert json.loads(pysuper("plan", "--json", "true").stdout)["phases"]
     assert list(tmp_path.iterdir()) == []
 
 

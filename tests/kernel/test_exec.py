@@ -25,6 +25,7 @@ import pysuper
 from machine import PATIENCE, Snapshot, alive, cgroup_driver, cgroups, children, wait_until
 from pysuper import process, receipts, steps
 from pysuper.container import Container
+from pysuper.plan import Phase
 from pysuper.spec import NAMESPACES, Limits, Rlimit
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has one id only")
@@ -410,7 +411,8 @@ async def test_containers_that_end_at_any_moment_of_it_leave_nothing(supervisor,
 async def test_a_container_that_ends_ends_what_hangs_on_its_way_in(container, tmp_path) -> None:
     fifo = tmp_path / "fifo"  # opening it waits for a reader
     os.mkfifo(fifo)
-    container.plan = attrs.evolve(container.plan, steps=(steps.JoinCgroup(path=str(fifo)), *container.plan.steps))
+    hanging = {**container.plan.phases, Phase.CGROUP: (steps.JoinCgroup(path=str(fifo)),)}
+    container.plan = attrs.evolve(container.plan, phases=hanging)
     (launcher,) = children() - {container.pid}
     with trio.fail_after(5 * PATIENCE):
         async with trio.open_nursery() as nursery:

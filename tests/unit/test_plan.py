@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from pysuper import receipts, steps
 from pysuper.joining import command_plan, socket_plan
 from pysuper.launcher.execute import Executor
-from pysuper.plan import Context, Plan
+from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.planning import build_plan, choose_drivers, make_plan
 from pysuper.spec import NAMESPACES, BindMount, ContainerSpec, DriverChoice, Rlimit, TmpfsMount
 
@@ -83,6 +83,19 @@ def test_the_root_is_entered_after_every_mount_and_before_the_identity_changes()
     assert all(number > pivot for number, kind in enumerate(kinds) if kind in after)
 
 
+def test_steps_are_in_the_order_of_phases_and_inside_of_a_phase_as_they_were_added() -> None:
+    builder = PlanBuilder(Context(id="box.1", spec=spec(), privileged=True, uid_base=1 << 29))
+    builder.add(Phase.LIMITS, steps.SetUmask(umask=2))
+    builder.add(Phase.SESSION, steps.Setsid())
+    builder.add(Phase.LIMITS, steps.SetUmask(umask=1))
+    plan = builder.build(Command(argv=("true",), environment={}, working_dir="/", init=True, terminal=False))
+    assert plan.phases == {
+        Phase.SESSION: (steps.Setsid(),),
+        Phase.LIMITS: (steps.SetUmask(umask=2), steps.SetUmask(umask=1)),
+    }
+    assert plan.steps == (steps.Setsid(), steps.SetUmask(umask=2), steps.SetUmask(umask=1))
+
+
 def test_planning_changes_nothing_and_names_no_two_containers_alike() -> None:
     one, two = make_plan(spec()), make_plan(spec())
     assert one.id != two.id
@@ -131,7 +144,7 @@ def test_what_was_done_to_the_first_process_is_done_again_and_nothing_to_the_con
 def test_cgroups_are_joined_before_the_namespaces_hide_them() -> None:
     plan = plan_of(FULL, privileged=True)
     cgroups = (steps.JoinCgroup(path="/sys/fs/cgroup/pids/box/tasks"),)
-    v1 = command_plan(attrs.evolve(plan, steps=(*cgroups, *plan.steps)), ["ls"])
+    v1 = command_plan(attrs.evolve(plan, phases={**plan.phases, Phase.CGROUP: cgroups}), ["ls"])
     assert v1.steps.index(cgroups[0]) < min(n for n, s in enumerate(v1.steps) if isinstance(s, steps.JoinNamespace))
     v2 = attrs.evolve(plan, cgroup="/sys/fs/cgroup/box")
     assert command_plan(v2, ["ls"]).cgroup == v2.cgroup

@@ -59,7 +59,8 @@ def run_plan(
     try:
         _arrange_descriptors(files, [status.fileno(), *namespaces.values()])
         executor = Executor(status, namespaces, owner)
-        for index, step in enumerate(plan["steps"]):
+        steps = [step for phase in plan["phases"].values() for step in phase]
+        for index, step in enumerate(steps):
             try:
                 executor.run(step)
             except (OSError, StepError) as error:
