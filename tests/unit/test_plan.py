@@ -15,7 +15,8 @@ from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.planning import build_plan, choose_drivers, make_plan
 from pysuper.spec import NAMESPACES, BindMount, ContainerSpec, DriverChoice, Rlimit, TmpfsMount
 
-ALL_STEPS = steps.Step.__subclasses__()
+# Not __subclasses__(), which also has the classes that attrs has replaced, until they are collected.
+ALL_STEPS = list(steps._CLASSES.values())
 
 #: A value for every type that a field of a step has.
 VALUES = {
