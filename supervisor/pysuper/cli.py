@@ -198,14 +198,23 @@ class _Report:
 
 def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
     parser = container_parser(prog, summary)
+    parser.add_argument("--explain", action="store_true", help="say what the kernel does in each step, and why there")
     parser.add_argument("--json", action="store_true", help="as the launcher gets it")
     arguments = parser.parse(argv)
-    if arguments.file is None and len(arguments.rest) == 1 and _is_stack(arguments.rest[0]):
+    stack = arguments.file is None and bool(arguments.rest) and _is_stack(arguments.rest[0])
+    if stack and len(arguments.rest) > 1:  # options may follow a FILE, as they must not follow a command
+        arguments = parser.parse(argv, intermixed=True)
+        if len(arguments.rest) > 1:
+            parser.error(f"unexpected argument {arguments.rest[1]!r}")
+    if arguments.explain and arguments.json:
+        parser.error("--explain and --json exclude each other")
+    if stack:
         from pysuper.stack.commands.plan import print_plans
 
-        print_plans(arguments.rest[0], as_json=arguments.json)
+        print_plans(arguments.rest[0], as_json=arguments.json, explain=arguments.explain)
         return 0
 
+    from pysuper.explain import explained, listed, text_width
     from pysuper.planning import make_plan
     from pysuper.screen import is_interactive
 
@@ -216,8 +225,7 @@ def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
 
         print(json.dumps(json.loads(plan.to_json()), indent=2))
     else:
-        for number, line in enumerate(plan.describe(), 1):
-            print(f"{number:3}. {one_line(line)}")
+        print(*(explained(plan, text_width()) if arguments.explain else listed(plan)), sep="\n")
     return 0
 
 

@@ -2,55 +2,24 @@
 Spec and drivers make a plan: all that the launcher does for one container, as data.
 
 A driver adds steps to *phases*, not to positions, so that drivers need not know each other; inside a phase the
-order of adding holds. `Phase` says which there are, and why in this order.
-
-All of it runs in one process, cloned by the launcher, which is host root until IDENTITY: it can mount what a user
-namespace could not, and nothing of the container runs before it has given that up.
+order of adding holds. `pysuper.phase` says which there are, and why in this order.
 """
 
 from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import attrs
 
 from pysuper import receipts, steps
+from pysuper.phase import Phase
 from pysuper.spec import NAMESPACES, ContainerSpec
 from pysuper.steps import Step
 
-__all__ = ["Command", "Context", "IdMap", "NamespaceHolder", "Phase", "Plan", "PlanBuilder"]
-
-
-class Phase(enum.IntEnum):
-    """
-    When a step runs: the order in which a container has to be built.
-
-    Attributes:
-        reason: What happens in it, and why not before or after.
-    """
-
-    reason: str
-
-    def __new__(cls, number: int, reason: str) -> Phase:
-        phase = int.__new__(cls, number)
-        phase._value_ = number
-        phase.reason = reason
-        return phase
-
-    SESSION = 0, "leave what is the caller's, before anything is made"
-    CGROUP = 1, "join, before the cgroup namespace makes this cgroup its root"
-    NAMESPACES = 2, "enter those that the user namespace owns, before what shows them is mounted; host name, loopback"
-    ROOTFS = 3, 'the new root, at "/", before anything is mounted in it'
-    MOUNTS = 4, "/proc, /sys, /dev and what the user mounts, in the new root, while the host's files are in reach"
-    MASKS = 5, "what must not be seen or written, after everything that could be mounted over it"
-    PIVOT = 6, "into the new root, once it is complete"
-    IDENTITY = 7, "into the user namespace, after all that takes host root; a copy of the mounts locks every one"
-    LIMITS = 8, "resource limits and umask: for the command, after the set-up that they would hinder"
-    PRIVILEGES = 9, "capabilities, the user, no_new_privs, once nothing needs more"
-    TERMINAL = 10, "opened by the final user, so that it owns it"
+__all__ = ["Command", "Context", "IdMap", "Line", "Moment", "NamespaceHolder", "Phase", "Plan", "PlanBuilder"]
 
 
 @attrs.frozen
@@ -115,6 +84,38 @@ class Command:
     working_dir: str
     init: bool
     terminal: bool
+
+    def describe(self) -> str:
+        """What is done at the end, in one line."""
+        return f"execute {' '.join(map(repr, self.argv)) or 'the login shell of the user'}"
+
+
+class Moment(enum.Enum):
+    """What a line of a plan is about, if it is neither a step nor a check."""
+
+    HOLDER = enum.auto()
+    CLONE = enum.auto()
+    BIRTH = enum.auto()
+    WARNING = enum.auto()
+    INIT = enum.auto()
+    EXECUTE = enum.auto()
+    END = enum.auto()
+
+
+@attrs.frozen
+class Line:
+    """
+    One line of a plan in words.
+
+    Attributes:
+        text: What is done.
+        about: What it is that is done.
+        phase: Of a step.
+    """
+
+    text: str
+    about: Step | receipts.Check | Moment
+    phase: Phase | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -184,23 +185,31 @@ class Plan:
             warnings=tuple(message["warnings"]),
         )
 
-    def describe(self) -> Iterable[str]:
+    def describe(self) -> Iterator[str]:
         """The plan in words, a line each."""
+        return (line.text for line in self.lines())
+
+    def lines(self) -> Iterator[Line]:
+        """The plan in words, with what each line is about."""
         if self.holder:
-            yield f"make the namespaces {', '.join(self.holder.namespaces)} ({_describe_ids(self.holder.ids)})"
+            yield Line(
+                f"make the namespaces {', '.join(self.holder.namespaces)} ({_describe_ids(self.holder.ids)})",
+                Moment.HOLDER,
+            )
         born = f"clone into new {', '.join(self.clone)} namespaces" if self.clone else "clone"
-        yield born + (f", ids {_describe_ids(self.ids)}" if self.ids else "")
+        yield Line(born + (f", ids {_describe_ids(self.ids)}" if self.ids else ""), Moment.CLONE)
         if self.cgroup:
-            yield f"be born in the cgroup {self.cgroup}"
-        yield from (step.describe() for step in self.steps)
-        yield from (f"check: {check.describe()}" for check in self.checks)
-        yield from (f"warning: {warning}" for warning in self.warnings)
+            yield Line(f"be born in the cgroup {self.cgroup}", Moment.BIRTH)
+        for phase in Phase:
+            yield from (Line(step.describe(), step, phase) for step in self.phases.get(phase, ()))
+        yield from (Line(f"check: {check.describe()}", check) for check in self.checks)
+        yield from (Line(f"warning: {warning}", Moment.WARNING) for warning in self.warnings)
         if self.command is None:
-            yield "end"
+            yield Line("end", Moment.END)
             return
         if self.command.init:
-            yield "stay as PID 1, reap orphans and run the command as a child"
-        yield f"execute {' '.join(map(repr, self.command.argv)) or 'the login shell of the user'}"
+            yield Line("stay as PID 1, reap orphans and run the command as a child", Moment.INIT)
+        yield Line(self.command.describe(), Moment.EXECUTE)
 
 
 def _describe_ids(ids: IdMap) -> str:

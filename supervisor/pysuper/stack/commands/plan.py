@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from pysuper.config import load_stack
-from pysuper.errors import one_line
+from pysuper.explain import explained, listed, text_width
 from pysuper.planning import make_plan
 from pysuper.stack.graph import instance_names, order
 from pysuper.stack.project import Project
@@ -16,11 +16,16 @@ __all__ = ["print_plans"]
 
 #: What leads to the network of a stack that does not run.
 _NETWORK = "/proc/SUPERVISOR/fd/NETWORK"
+_INDENT = "  "
 
 
-def print_plans(file: str, *, as_json: bool) -> None:
+def print_plans(file: str, *, as_json: bool, explain: bool) -> None:
     """
     Print the plans of all instances, in the order in which they may be started.
+
+    Args:
+        as_json: As the launcher gets them.
+        explain: With explanations.
 
     Raises:
         PysuperError: The file is wrong, or something that it asks for cannot be had here.
@@ -37,5 +42,5 @@ def print_plans(file: str, *, as_json: bool) -> None:
     for name, plan in plans.items():
         after = stack.members[name if name in stack.members else name.rpartition("-")[0]].depends_on
         print(f"{name}:" + (f" after {', '.join(f'{n} is {c}' for n, c in after.items())}" if after else ""))
-        for number, line in enumerate(plan.describe(), 1):
-            print(f"{number:5}. {one_line(line)}")
+        lines = explained(plan, text_width() - len(_INDENT)) if explain else listed(plan)
+        print(*(f"{_INDENT}{line}".rstrip() for line in lines), sep="\n")
