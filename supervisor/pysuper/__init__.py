@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         open_supervisor as open_supervisor,
         run as run,
     )
+    from pysuper.tracing import Traced as Traced
 
 _HOMES = {
     "pysuper.container": ("Container",),
@@ -60,6 +61,7 @@ _HOMES = {
     "pysuper.record": ("ExitRecord", "ExitStatus"),
     "pysuper.spec": ("BindMount", "ContainerSpec", "DriverChoice", "Limits", "Rlimit", "TmpfsMount"),
     "pysuper.supervisor": ("Completed", "Supervisor", "open_supervisor", "run"),
+    "pysuper.tracing": ("Traced",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

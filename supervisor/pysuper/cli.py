@@ -25,6 +25,7 @@ from pysuper.flags import Parser, add_plugin_dir, container_parser, make_spec
 
 if TYPE_CHECKING:
     from pysuper.record import ExitRecord
+    from pysuper.tracing import Traced
 
 __all__ = ["main"]
 
@@ -145,6 +146,7 @@ def _listed() -> Iterator[str]:
 
 def _run(argv: Sequence[str], prog: str, summary: str) -> int:
     parser = container_parser(prog, summary)
+    parser.add_argument("--trace", action="store_true", help="show on stderr what is done, and how long it takes")
     arguments = parser.parse(argv)
     report = _Report(arguments.report) if arguments.report is not None else None
 
@@ -155,6 +157,7 @@ def _run(argv: Sequence[str], prog: str, summary: str) -> int:
     import trio
 
     from pysuper import foreground
+    from pysuper.tracing import TraceLines
 
     def warn(line: str) -> None:
         _say([one_line(line)])
@@ -163,7 +166,13 @@ def _run(argv: Sequence[str], prog: str, summary: str) -> int:
         if report is not None:
             report.write(record)
 
-    return trio.run(partial(foreground.run, spec, hooks, warn=warn, report=write))
+    lines = TraceLines()
+
+    def trace(traced: Traced) -> None:
+        _say(map(one_line, lines.of(traced)))
+
+    told = trace if arguments.trace else None
+    return trio.run(partial(foreground.run, spec, hooks, warn=warn, report=write, trace=told))
 
 
 class _Report:

@@ -17,7 +17,7 @@ from functools import partial
 import trio
 
 from pysuper import registry
-from pysuper.drivers import Cgroup, Context, Launcher, Statistics
+from pysuper.drivers import Cgroup, Context, Launched, Launcher, Statistics
 from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
@@ -30,6 +30,7 @@ from pysuper.process import STUCK_BOUND, Ended, Process
 from pysuper.receipts import Receipt
 from pysuper.record import ExitRecord, exit_status
 from pysuper.spec import ContainerSpec
+from pysuper.tracing import Tracer
 
 __all__ = ["Container", "live"]
 
@@ -300,6 +301,7 @@ async def live(
     files: Mapping[int, int],
     watchers: trio.Nursery,
     subject: Subject,
+    tracer: Tracer,
     task_status: trio.TaskStatus[Container] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """
@@ -309,6 +311,7 @@ async def live(
         files: Descriptors for its command, by number.
         watchers: A nursery that outlives this task.
         subject: Told from the last barrier on, but not of a start that fails.
+        tracer: Told of all that is done until the command runs.
 
     Raises:
         PysuperError: The container did not start. What fails later is for `Container.wait` to raise.
@@ -318,13 +321,14 @@ async def live(
     try:
         try:
             async with (
-                _host_side(context, drivers, launcher) as cgroup,
-                launcher.launch(plan, files, {}) as launched,
+                _host_side(context, drivers, launcher, tracer) as cgroup,
+                _launched(plan, launcher, files, tracer) as launched,
             ):
-                process = Process(launched, plan, f"the first process of {context.spec.name}")
+                process = Process(launched, plan, f"the first process of {context.spec.name}", tracer)
                 container = Container(context.spec, plan, process, cgroup, launcher, watchers)
                 watchers.start_soon(process.watch)
                 try:
+                    tracer.launched(plan, launched)  # which may raise whatever its owner does
                     await container._start(drivers, subject)
                     running = True
                     subject.started()
@@ -347,7 +351,18 @@ async def live(
 
 
 @asynccontextmanager
-async def _host_side(context: Context, drivers: Drivers, launcher: Launcher) -> AsyncIterator[Cgroup]:
+async def _launched(
+    plan: Plan, launcher: Launcher, files: Mapping[int, int], tracer: Tracer
+) -> AsyncIterator[Launched]:
+    """See `Launcher.launch`."""
+    async with AsyncExitStack() as stack:
+        with tracer.failing("launch", "have the launcher make the first process"):
+            launched = await stack.enter_async_context(launcher.launch(plan, files, {}))
+        yield launched
+
+
+@asynccontextmanager
+async def _host_side(context: Context, drivers: Drivers, launcher: Launcher, tracer: Tracer) -> AsyncIterator[Cgroup]:
     """Enter every driver, in order; leave them in reverse, whatever happens, shielded from cancellation."""
     cgroup: Cgroup | None = None
     # Around everything, since scopes are left in reverse, and a driver may have some open.
@@ -361,9 +376,10 @@ async def _host_side(context: Context, drivers: Drivers, launcher: Launcher) -> 
                     for trace in traces:
                         stack.push_async_callback(launcher.forget, trace)
                         await launcher.remember(trace)
-                    made = await stack.enter_async_context(
-                        entered(title, partial(driver.host, context), driver.patience)
-                    )
+                    with tracer.span("driver", f"enter {title}"):
+                        made = await stack.enter_async_context(
+                            entered(title, partial(driver.host, context), driver.patience)
+                        )
                     if driver is drivers.cgroup:
                         cgroup = GuardedCgroup(made, title)
                 assert cgroup is not None

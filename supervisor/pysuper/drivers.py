@@ -185,11 +185,14 @@ class Launched:
         pid: As the supervisor sees it.
         pidfd: To signal, wait for and reap it.
         status: The messages of `pysuper.launcher.wire`.
+        times: When its launcher heard of it, had the namespaces that it is not born in, and had cloned it, on the
+            monotonic clock; None if it does not say.
     """
 
     pid: int
     pidfd: int
     status: trio.socket.SocketType
+    times: tuple[float, float, float] | None = None
 
 
 class Launcher(ABC):

@@ -23,6 +23,7 @@ from pysuper.screen import user_size
 from pysuper.spec import ContainerSpec, DriverChoice
 from pysuper.supervisor import open_supervisor
 from pysuper.terminal import Pipes, relay_terminal
+from pysuper.tracing import Traced
 
 __all__ = ["run"]
 
@@ -40,6 +41,7 @@ async def run(
     *,
     warn: Callable[[str], None],
     report: Callable[[ExitRecord], None],
+    trace: Callable[[Traced], None] | None = None,
 ) -> int:
     """
     Run a container to its end, connected with the descriptors 0 to 2.
@@ -49,6 +51,7 @@ async def run(
         hooks: Who is told of it.
         warn: Called with each line that the user should see.
         report: Called with what became of it, also if it did not start.
+        trace: See `Supervisor.start`.
 
     Returns:
         The exit status, as a shell says it.
@@ -61,7 +64,7 @@ async def run(
     with trio.open_signal_receiver(*heeded) as signals:
         async with trio.open_nursery() as nursery:
             # Told before the command runs, which may ask for it at once.
-            foreground = _Foreground(attrs.evolve(spec, terminal_size=user_size()), hooks, nursery)
+            foreground = _Foreground(attrs.evolve(spec, terminal_size=user_size()), hooks, trace, nursery)
 
             async def heed() -> None:
                 async for number in signals:
@@ -87,10 +90,17 @@ class _Foreground:
         container: Once it has started.
     """
 
-    def __init__(self, spec: ContainerSpec, hooks: Sequence[DriverChoice], nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        spec: ContainerSpec,
+        hooks: Sequence[DriverChoice],
+        trace: Callable[[Traced], None] | None,
+        nursery: trio.Nursery,
+    ) -> None:
         self.container: Container | None = None
         self._spec = spec
         self._hooks = hooks
+        self._trace = trace
         self._nursery = nursery
         self._early: list[int] = []
         self._wanted_end: int | None = None
@@ -105,7 +115,7 @@ class _Foreground:
                 with Pipes(() if self._spec.terminal else (0, 1, 2)) as pipes:
                     stdin, stdout, stderr = pipes.given or (0, 1, 2)  # with a terminal of its own it gets neither
                     self.container = container = await supervisor.start(
-                        self._spec, stdin=stdin, stdout=stdout, stderr=stderr
+                        self._spec, stdin=stdin, stdout=stdout, stderr=stderr, trace=self._trace
                     )
                     self._before_end.deadline = math.inf
                     for number in self._early:

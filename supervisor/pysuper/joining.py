@@ -76,7 +76,16 @@ def socket_plan(plan: Plan, family: int, kind: int) -> Plan:
 def _beside(plan: Plan) -> Plan:
     """A process that is born where the supervisor is, and does nothing."""
     return attrs.evolve(
-        plan, clone=(), holder=None, ids=None, cgroup=None, phases={}, command=None, checks=(), warnings=()
+        plan,
+        clone=(),
+        holder=None,
+        ids=None,
+        cgroup=None,
+        phases={},
+        command=None,
+        checks=(),
+        warnings=(),
+        trace=False,
     )
 
 

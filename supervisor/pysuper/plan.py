@@ -132,6 +132,7 @@ class Plan:
         command: What is executed at the end; None is nothing.
         checks: The receipts to take before it is.
         warnings: What the user should know, a line each: what was left out, and what is no boundary.
+        trace: Whether the process tells of each step that it has done it, and how long that took.
     """
 
     id: str
@@ -143,6 +144,7 @@ class Plan:
     command: Command | None
     checks: tuple[receipts.Check, ...]
     warnings: tuple[str, ...]
+    trace: bool = False
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -183,6 +185,7 @@ class Plan:
             command=command and Command(**command | {"argv": tuple(command["argv"])}),
             checks=tuple(receipts.from_wire(check) for check in message["checks"]),
             warnings=tuple(message["warnings"]),
+            trace=message["trace"],
         )
 
     def describe(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import attrs
 import trio
@@ -21,6 +22,7 @@ from pysuper.launcher import wire
 from pysuper.launcher.client import launch_error, reap, receive
 from pysuper.plan import Plan
 from pysuper.steps import Fork
+from pysuper.tracing import SILENT, Tracer
 
 __all__ = ["STUCK_BOUND", "Ended", "Process", "standard_files"]
 
@@ -57,12 +59,13 @@ class Process:
         opened: Descriptors that it has sent, by what they are; `close` closes those that nobody took.
     """
 
-    def __init__(self, launched: Launched, plan: Plan, title: str) -> None:
+    def __init__(self, launched: Launched, plan: Plan, title: str, tracer: Tracer = SILENT) -> None:
         """
         Args:
             launched: By the launcher, whose context has to last until this has ended.
             plan: Of the process.
             title: For messages, such as "the first process of web".
+            tracer: Told what it does on its way to the command.
         """
         self.pid = launched.pid
         self.exited = trio.Event()
@@ -71,9 +74,11 @@ class Process:
         self._launched = launched
         self._plan = plan
         self._title = title
+        self._tracer = tracer
         self._pidfd = launched.pidfd
         self._ready = False
-        self._began = self._ended = time.monotonic()
+        # First of the steps, then of the command.
+        self._began = self._ended = time.monotonic() if launched.times is None else launched.times[-1]
 
     async def watch(self) -> None:
         """Wait for its end, as a task; shielded, since what was cloned has to be reaped."""
@@ -117,8 +122,11 @@ class Process:
                 self.opened[what] = self._only(descriptors)
             case {"forked": int(pid)}:
                 await self._follow(pid, self._only(descriptors))
+            case {"done": int(index), "after": float(after), "seconds": float(seconds)}:
+                step = self._plan.steps[index].describe()
+                self._tracer.done("step", step, self._began + after, seconds, index=index)
             case {"failed": failed}:
-                raise _execution_error(failed) or launch_error(failed, self._plan)
+                raise self._failed(failed)
             case _:
                 raise self._killed()
         return False
@@ -135,10 +143,13 @@ class Process:
     async def _pass(self, barrier: str, at_barrier: Callable[[str], Awaitable[None]] | None) -> None:
         if barrier == "ready":
             self._ready = True
-            self.receipts = await self._take_receipts()
+            with self._tracer.span("receipts", f"check that {len(self._plan.checks)} promises are in force"):
+                self.receipts = await self._take_receipts()
             self._began = time.monotonic()
         if at_barrier is not None:
             await at_barrier(barrier)
+        if barrier == "ready":
+            self._tracer.executes(self._plan)
         await self._go()
 
     async def _take_receipts(self) -> tuple[receipts.Receipt, ...]:
@@ -162,6 +173,15 @@ class Process:
     def _has_forked(self) -> bool:
         """Whether its child has taken its place."""
         return self._pidfd != self._launched.pidfd
+
+    def _failed(self, failed: dict[str, Any]) -> LaunchError:
+        """The error of a `failed` message."""
+        step = failed["step"]
+        if isinstance(step, int):
+            self._tracer.failed("step", self._plan.steps[step].describe(), index=step)
+        elif step == "execute" and self._plan.command is not None:
+            self._tracer.failed("command", self._plan.command.describe())
+        return _execution_error(failed) or launch_error(failed, self._plan)
 
     def _killed(self) -> LaunchError:
         return LaunchError(f"{self._title} was killed while it was set up")

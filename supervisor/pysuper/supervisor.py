@@ -33,6 +33,7 @@ from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
 from pysuper.process import standard_files
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec, DriverChoice
+from pysuper.tracing import Traced, Tracer
 from pysuper.validation import validate
 
 __all__ = ["Completed", "Supervisor", "open_supervisor", "run"]
@@ -63,6 +64,7 @@ class Supervisor:
         stderr: int | None = 2,
         descriptors: Mapping[int, int] = MappingProxyType({}),
         subject: Subject | None = None,
+        trace: Callable[[Traced], None] | None = None,
     ) -> Container:
         """
         Start a container; returns when its command is being executed. Cancelled before that, nothing of it is left.
@@ -74,6 +76,7 @@ class Supervisor:
             descriptors: More of them, by the numbers from 3 to 9 that the command knows them by.
             subject: Who this is to the hooks, of whoever supervises it: then it is for them to tell what follows when
                 it has ended, and when it is ready. None is a container that is started once.
+            trace: Called with each thing that has been done for it, until its command runs; must not block.
 
         Raises:
             ConfigError: The spec contradicts itself.
@@ -81,6 +84,7 @@ class Supervisor:
             LaunchError: A step of the set-up failed; CommandNotFound and CommandNotExecutable among them.
             LimitError: Something that was promised is not in force.
         """
+        tracer = Tracer(trace)
         validate(spec)
         if not set(descriptors) <= _EXTRA:
             raise ConfigError(f"{spec.name}: descriptors: the numbers must be from 3 to 9")
@@ -89,7 +93,7 @@ class Supervisor:
             with standard_files(*given) as standard:
                 files = standard | dict(descriptors)
                 told = subject or self._hooks.subject(spec.name, supervised=False)
-                container: Container = await self._nursery.start(self._live, spec, files, told, name=spec.name)
+                container: Container = await self._nursery.start(self._live, spec, files, told, tracer, name=spec.name)
                 return container
         except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
             number = error.errno or 0
@@ -110,6 +114,7 @@ class Supervisor:
         spec: ContainerSpec,
         files: Mapping[int, int],
         subject: Subject,
+        tracer: Tracer,
         task_status: trio.TaskStatus[Container],
     ) -> None:
         """The task of one container."""
@@ -117,7 +122,8 @@ class Supervisor:
         base = self._ranges.allocate()
         try:
             await subject.begin(run_id, spec)
-            drivers = choose_drivers(spec)
+            with tracer.span("planning", "choose the drivers"):
+                drivers = choose_drivers(spec)
             context = Context(
                 id=run_id,
                 spec=spec,
@@ -125,8 +131,9 @@ class Supervisor:
                 uid_base=base,
                 sandbox=self._sandbox,
             )
-            plan = build_plan(context, drivers)
-            await live(context, drivers, plan, self._launcher, files, self._watchers, subject, task_status)
+            with tracer.span("planning", "make the plan"):
+                plan = attrs.evolve(build_plan(context, drivers), trace=tracer.wanted)
+            await live(context, drivers, plan, self._launcher, files, self._watchers, subject, tracer, task_status)
         except PysuperError as error:
             subject.exited(ExitRecord.start_failed(spec, error))
             raise

@@ -133,6 +133,18 @@ def test_the_report_has_receipts(as_user: Run, home: Path) -> None:
     assert all(receipt["expected"] == receipt["actual"] for receipt in record["receipts"])
 
 
+def test_a_start_is_traced(as_user: Run) -> None:
+    result = as_user("run", "--trace", "--", "sh", "-c", "echo ran >&2; exit 3")
+    *lines, ran = result.stderr.splitlines()
+    assert (result.returncode, ran) == (3, "ran")
+    assert all(line.startswith("pysuper: ") for line in lines)
+    clone = next(
+        number for number, line in enumerate(lines) if "  clone into new mnt, pid, net, uts, ipc, user" in line
+    )
+    assert "  start a new session" in lines[clone + 1]
+    assert "failed" not in result.stderr
+
+
 def test_doctor_says_what_an_ordinary_user_lacks(as_user: Run) -> None:
     result = as_user("doctor")
     assert "user" in result.stdout

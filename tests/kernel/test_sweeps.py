@@ -46,11 +46,11 @@ async def sweep(attempt: Callable[[], Awaitable[None]]) -> int:
     return step
 
 
-@pytest.mark.parametrize("init", [True, False])
-async def test_cancellation_at_every_checkpoint_leaves_nothing(spec, init) -> None:
+@pytest.mark.parametrize(("init", "trace"), [(True, None), (False, None), (True, lambda _: None)])
+async def test_cancellation_at_every_checkpoint_leaves_nothing(spec, init, trace) -> None:
     async def run() -> None:
         async with pysuper.open_supervisor() as supervisor:
-            container = await supervisor.start(spec("sleep 0.01", init=init, stop_timeout=0.05))
+            container = await supervisor.start(spec("sleep 0.01", init=init, stop_timeout=0.05), trace=trace)
             await container.wait()
 
     assert await sweep(run) > 20  # a start has that many checkpoints at least

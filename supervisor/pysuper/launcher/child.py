@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import termios
+import time
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -59,12 +60,17 @@ def run_plan(
     try:
         _arrange_descriptors(files, [status.fileno(), *namespaces.values()])
         executor = Executor(status, namespaces, owner)
+        began = time.monotonic()
         steps = [step for phase in plan["phases"].values() for step in phase]
         for index, step in enumerate(steps):
+            before = time.monotonic()
             try:
                 executor.run(step)
             except (OSError, StepError) as error:
                 raise _Failed(index, error) from error
+            if plan["trace"]:
+                now = time.monotonic()
+                wire.tell(status, {"done": index, "after": now - began, "seconds": now - before})
             if not plan["ids"]:
                 # As the launcher is, whatever new credentials make of that: proc_sys_fs(5), suid_dumpable.
                 syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)

@@ -206,7 +206,8 @@ async def _first_message(status: trio.socket.SocketType, plan: Plan) -> Launched
         await _end_child(message["pid"])
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     if "pid" in message:
-        return Launched(message["pid"], descriptors[0], status)
+        heard, held, cloned = message["times"]
+        return Launched(message["pid"], descriptors[0], status, (heard, held, cloned))
     # The launcher died between clone and report, and this comes from the container: end it, and start another one.
     for descriptor in descriptors:
         os.close(descriptor)

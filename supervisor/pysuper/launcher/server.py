@@ -108,6 +108,7 @@ class _Launcher:
         held: dict[str, int] = {}
         pidfd: int | None = None
         step = "clone"
+        times = [time.monotonic()]
         try:
             with open(plan_file, "rb") as file:
                 plan: dict[str, Any] = json.load(file)
@@ -118,12 +119,14 @@ class _Launcher:
             if plan["holder"]:
                 step = "holder"
                 held = _hold_namespaces(plan["holder"])
+            times.append(time.monotonic())
             step = "clone"
             pid, pidfd, gate = _clone(plan, status, files, namespaces | held)
+            times.append(time.monotonic())
             with gate:
                 self._pidfds.add(pidfd)
                 # From here on the supervisor can end the process, so whatever fails now is only to be told.
-                wire.send(status, {"pid": pid}, (pidfd,))
+                wire.send(status, {"pid": pid, "times": times}, (pidfd,))
                 step = "id maps"
                 if plan["ids"]:
                     _write_id_maps(pid, plan["ids"])

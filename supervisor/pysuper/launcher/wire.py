@@ -12,12 +12,17 @@ To the launcher, on its control socket:
 
 To the supervisor, on the status socket of each process:
 
-    {"pid": n}                  descriptor: the pidfd. From the launcher, all others from the process
+    {"pid": n, "times": [t, t, t]}
+                                descriptor: the pidfd. From the launcher, all others from the process. The times are
+                                when it heard of this, had made the holder's namespaces, had cloned; monotonic clock
     {"orphaned": true}          the launcher died before it could send the pid
     {"forked": n}               descriptor: the pidfd of a child, also the supervisor's, that goes on with the plan once
                                 any packet is sent; the process itself ends then
     {"barrier": name}           waits for any packet; the barrier "ready" comes last, before the command
     {"opened": what}            descriptor: the master of the pseudo-terminal ("terminal"), or a "socket"
+    {"done": index, "after": s, "seconds": s}
+                                if the plan says `trace`: a step has been done, when and how long it took, in seconds
+                                since the process was let go (its own clock may be another than the supervisor's)
     {"failed": {"step": index | "clone" | "holder" | "execute", "errno": n | null, "message": text}}
     {"started": true}           from the init; without one, end of file says it
     {"exited": status}          of the command, as of waitpid(2), from the init
