@@ -128,6 +128,13 @@ def test_plans_that_join_survive_the_wire_and_are_described(privileged: bool) ->
         assert list(joining.describe())
 
 
+def test_a_process_that_joins_a_traced_container_is_not_traced() -> None:
+    plan = attrs.evolve(plan_of(FULL, privileged=True), trace=True)
+    assert Plan.from_json(plan.to_json()) == plan
+    assert not command_plan(plan, ["ls"]).trace
+    assert not socket_plan(plan, 2, 1).trace
+
+
 def test_what_was_done_to_the_first_process_is_done_again_and_nothing_to_the_container() -> None:
     plan = plan_of(FULL, privileged=True)
     kinds = [type(step) for step in command_plan(plan, ["ls"]).steps]
