@@ -150,7 +150,7 @@ _STEPS: Mapping[type[Step], Explanation] = {
         see="cgroup_namespaces(7)",
     ),
     steps.BecomeRoot: Explanation(
-        kernel="gives this process uid 0 and gid 0 of the namespace, ids without any right on the host, and takes its "
+        kernel="gives this process uid 0 and gid 0 of the namespace, ids without any right on the host, and drops its "
         "supplementary groups.",
         here="at once: it has lost host root's capabilities, but with host root's ids still owns host root's files.",
         see="credentials(7)",
