@@ -288,7 +288,7 @@ _USER = Explanation(
 )
 _LOCKED = Explanation(
     kernel="moves this process into new namespaces, owned by the user namespace that it is in. The mounts are copied, "
-    "and in a copy with another owner they are locked: none of them can be removed or made writable from inside.",
+    "and in a copy with another owner they are locked: nobody inside can remove one of them, or make it writable.",
     here="every mount stands, and the user namespace that is to own the copy has been entered. The root of a cgroup "
     "namespace is the cgroup that its maker is in: all have been joined.",
     see="mount_namespaces(7), Restrictions on mount namespaces; cgroup_namespaces(7)",

@@ -297,7 +297,7 @@ def test_the_help_of_run_has_every_option() -> None:
     options = (
         "--name --rootfs --cgroup --network --share -e --env --env-file -v --mount --tmpfs -w -u -h --hostname -m "
         "--memory --cpus --cpuset-cpus --pids-limit --ulimit --read-only --init -i -t --stop-signal --stop-timeout "
-        "--timeout --report --best-effort"
+        "--timeout --report --best-effort --trace"
     )
     assert [option for option in options.split() if option not in text] == []
 
