@@ -27,6 +27,7 @@ import attrs
 from pysuper.errors import ConfigError
 from pysuper.interpolation import interpolate_all
 from pysuper.keys import DOCUMENT, MERGED, attributes, container_keys
+from pysuper.privileges import grant
 from pysuper.shorthand import merge_rlimits
 from pysuper.spec import NAMESPACES, ContainerSpec, DriverChoice, Limits
 from pysuper.stack.spec import JournalSpec, Kind, MemberSpec, Schedule, StackSpec
@@ -40,6 +41,8 @@ _Tables = dict[tuple[str, ...], Any]
 _DEFAULTS: tuple[str, ...] = ("defaults",)
 #: Keys of which several make one attribute.
 _COMBINED = frozenset({"cgroup", "cron", "env_file", "environment", "every", "tmpfs", "ulimits", "volumes"})
+#: Keys that say something about the privileges of a container; see `grant`.
+_PRIVILEGES = frozenset({"cap_add", "cap_drop", "devices", "privileged", "security_opt", "sysctls", "userns"})
 
 
 def load(path: str) -> dict[str, ContainerSpec]:
@@ -163,10 +166,11 @@ def _member(keys: Mapping[str, Key], name: str, defaults: Mapping[str, Any], own
         "environment": values.get("env_file", {}) | values.get("environment", {}),
         "mounts": (*values.get("volumes", ()), *values.get("tmpfs", ())),
         "rlimits": merge_rlimits(*ContainerSpec(name="").rlimits, *values.get("ulimits", {}).values()),
-        **attributes(keys, {key: value for key, value in values.items() if key not in _COMBINED}),
+        **attributes(keys, {key: value for key, value in values.items() if key not in _COMBINED | _PRIVILEGES}),
     }
     inner = {attribute: made.pop(attribute) for attribute in attrs.fields_dict(ContainerSpec) if attribute in made}
-    return MemberSpec(container=ContainerSpec(**inner), **made)
+    container = grant(ContainerSpec(**inner), **{key: values[key] for key in _PRIVILEGES & values.keys()})
+    return MemberSpec(container=container, **made)
 
 
 def _overlay(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

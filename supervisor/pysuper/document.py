@@ -114,6 +114,7 @@ def _keys(member: MemberSpec) -> dict[str, Any]:
         "rootfs": _driver(container.rootfs),
         "network": _driver(container.network),
         "share": sorted(container.share),
+        **_privileges(container),
         "namespaces": {
             name: _driver(choice)
             for name, choice in container.namespaces.items()
@@ -146,6 +147,19 @@ def _keys(member: MemberSpec) -> dict[str, Any]:
             {"driver": _driver(container.cgroup), **_attributes(container.limits)},
             {"driver": _driver(ContainerSpec(name="").cgroup), **_attributes(Limits())},
         ),
+    }
+
+
+def _privileges(container: ContainerSpec) -> dict[str, Any]:
+    """What it may do, in the words of `privileges.grant`."""
+    same = container.capabilities == ContainerSpec(name="").capabilities
+    options = [f"unmask={path}" for path in container.unmask]
+    return {
+        "cap_add": [] if same else list(container.capabilities),
+        "cap_drop": [] if same else ["ALL"],
+        "security_opt": [*options, *([] if container.no_new_privileges else ["no-new-privileges=false"])],
+        "devices": [f"{device.source}:{device.target}" for device in container.devices],
+        "sysctls": dict(container.sysctls),
     }
 
 

@@ -160,6 +160,12 @@ _STEPS: Mapping[type[Step], Explanation] = {
         here="the namespace has been entered: before, it would have been the host's name.",
         see="uts_namespaces(7)",
     ),
+    steps.SetSysctl: Explanation(
+        kernel="shows in /proc/sys, for what belongs to a namespace, the value of the namespace that the reader is in; "
+        "and lets only that namespace's root change it.",
+        here="the namespace has been entered, and /proc/sys is not read-only yet.",
+        see="network_namespaces(7), ipc_namespaces(7)",
+    ),
     steps.LoopbackUp: Explanation(
         kernel="starts the interface lo. A new network namespace has no other one, and this one is down: not even "
         "127.0.0.1 answers.",

@@ -13,7 +13,7 @@ import getopt
 import importlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pysuper.errors import ConfigError
@@ -163,7 +163,38 @@ def container_parser(prog: str, description: str) -> Parser:
         type=_by("shorthand.parse_namespace"),
         help="let this driver make a namespace",
     )
+    add("--userns", metavar="host|own", choices=("host", "own"), help="host: root inside is root of this machine")
     add("-h", "--hostname", metavar="NAME", help="host name (default: the container's name)")
+
+    add = parser.add_argument_group("privileges").add_argument
+    add(
+        "--cap-add", metavar="CAP", action="extend", type=_names, default=[], help="let its root have a capability; ALL"
+    )
+    add("--cap-drop", metavar="CAP", action="extend", type=_names, default=[], help="take a capability away; ALL")
+    add(
+        "--security-opt",
+        metavar="OPT",
+        action="append",
+        type=_by("shorthand.parse_security_option"),
+        help="unmask=PATH|ALL, no-new-privileges=false",
+    )
+    add(
+        "--device",
+        metavar="SRC[:DST]",
+        dest="devices",
+        action="append",
+        type=_by("shorthand.parse_device"),
+        help="let it use a device of the host, or those of a directory",
+    )
+    add(
+        "--sysctl",
+        metavar="NAME=VALUE",
+        dest="sysctls",
+        action="append",
+        type=_by("shorthand.parse_sysctl"),
+        help="set a kernel parameter of its own namespaces",
+    )
+    add("--privileged", action="store_true", help="no isolation from this machine but namespaces and limits")
 
     add = parser.add_argument_group("limits").add_argument
     add("--cgroup", metavar="DRIVER", type=_driver, help="v1, v2, none, auto (default)")
@@ -290,6 +321,10 @@ def make_spec(arguments: argparse.Namespace, *, interactive: bool) -> tuple[Cont
         environment |= variables
     mounts = [shorthand.absolute_source(m, os.getcwd()) for m in given.get("mounts", ())]
     replaced = {mount.target for mount in mounts}
+    try:
+        base = _grant(base, given)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     spec = attrs.evolve(
         base,
         command=tuple(given["rest"]) or base.command,
@@ -303,6 +338,22 @@ def make_spec(arguments: argparse.Namespace, *, interactive: bool) -> tuple[Cont
     )
     validate(spec)
     return spec, (*hooks, *given.get("hooks", ()))
+
+
+def _grant(spec: ContainerSpec, given: Mapping[str, Any]) -> ContainerSpec:
+    """The spec with the privileges of the options. Raises ValueError."""
+    from pysuper.privileges import grant
+
+    return grant(
+        spec,
+        cap_add=given["cap_add"],
+        cap_drop=given["cap_drop"],
+        security_opt=given.get("security_opt", ()),
+        devices=given.get("devices", ()),
+        sysctls=dict(given.get("sysctls", ())),
+        userns=given.get("userns"),
+        privileged=given["privileged"],
+    )
 
 
 def _base(arguments: argparse.Namespace) -> tuple[ContainerSpec, tuple[DriverChoice, ...]]:

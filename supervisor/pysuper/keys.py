@@ -13,14 +13,18 @@ from typing import Any
 
 import attrs
 
+from pysuper.privileges import changed_capabilities
 from pysuper.shorthand import (
     absolute_rootfs,
     absolute_source,
     host_path,
     make_mount,
+    parse_device,
     parse_environment,
     parse_mode,
+    parse_security_option,
     parse_soft_hard,
+    parse_sysctl,
     parse_tmpfs,
     parse_ulimit,
     parse_volume,
@@ -88,7 +92,7 @@ __all__ = ["CONTAINER", "DOCUMENT", "MERGED", "attributes", "container_keys"]
 #: Where the schema of a `[container.NAME]` is in that of a file, which has it twice.
 CONTAINER = {"$ref": "#/$defs/container"}
 #: Keys of a container that are put together with those of the defaults, name by name. The others replace them.
-MERGED = frozenset({"cgroup", "depends_on", "environment", "labels", "namespaces", "ulimits"})
+MERGED = frozenset({"cgroup", "depends_on", "environment", "labels", "namespaces", "sysctls", "ulimits"})
 
 _MAX_FILES = 1000
 
@@ -181,6 +185,20 @@ _rlimits = table_or(
     ),
     mapping(_soft_hard).then(lambda limits: {name: Rlimit(name, *both) for name, both in limits.items()}),
 )
+
+
+def _capability(text: str) -> str:
+    changed_capabilities([text])
+    return text
+
+
+_capabilities = strings_of(_text(_capability))
+
+
+def _userns(value: Any) -> str:
+    if value not in ("host", "own"):
+        raise ValueError(f"{shown(value)} is not host or own")
+    return str(value)
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -351,6 +369,8 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
     keys = {
         "best_effort": Key(boolean, "Leave out a limit that cannot be had, with a warning."),
         "cgroup": Key(table(_CGROUP), "Limits of all its processes together.", "limits"),
+        "cap_add": Key(_capabilities, "What its root may do beyond the default; ALL.", "capabilities"),
+        "cap_drop": Key(_capabilities, "What its root may not do; with ALL only cap_add is left.", "capabilities"),
         "command": Key(_command, "What runs: a list, or a string that is split as a shell would."),
         "cron": Key(
             _text(parse_cron, pattern(r"\S+(?:\s+\S+){4}")),
@@ -358,6 +378,10 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
             "schedule",
         ),
         "depends_on": Key(_dependencies, "Containers, and what they have to reach before this one is started."),
+        "devices": Key(
+            strings_of(_text(parse_device, pattern(r"/[^:]*(?::/[^:]+)?(?::[rwm]+)?"))),
+            "Devices of the host that it may use: SOURCE or SOURCE:TARGET.",
+        ),
         "env_file": Key(
             strings_of(env_file).then(lambda files: {name: text for file in files for name, text in file.items()}),
             "Files of variables, a NAME=VALUE a line; environment wins.",
@@ -385,6 +409,7 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
         "network": Key(
             _driver, "stack is shared by the containers of a file; own, host, none, or a driver.", default="stack"
         ),
+        "privileged": Key(boolean, "No isolation from this machine but namespaces and limits.", default=False),
         "profiles": Key(strings_of(Parser(string, pattern(NAME))).then(tuple), "It is only started with one of these."),
         "read_only": Key(boolean, "Make the root read-only."),
         "ready": Key(_readiness, "When it is ready, after its start.", "readiness"),
@@ -394,12 +419,23 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
             _driver.then(lambda driver: absolute_rootfs(driver, directory)),
             "Where its root comes from: host, dir:PATH, chroot:PATH, tar:FILE, or a driver.",
         ),
+        "security_opt": Key(
+            strings_of(_text(parse_security_option, pattern("unmask=.+|no-new-privileges(?:=(?:true|false|1|0))?"))),
+            "unmask=PATH, unmask=ALL, or no-new-privileges=false.",
+        ),
         "share": Key(
             strings_of(Parser(string, enum(*(name for name in NAMESPACES if name != "mnt")))).then(frozenset),
             "Namespaces of the host.",
         ),
         "stop_grace_period": Key(_duration_or_zero, "How long after the stop signal it is killed.", "stop_timeout"),
         "stop_signal": Key(_signal, "What stops it."),
+        "sysctls": Key(
+            table_or(
+                strings_of(_text(parse_sysctl, pattern(r"[^=]+=[\s\S]+"))).then(dict),
+                mapping(Parser(_variable, {"type": ["string", "number"]})),
+            ),
+            "Kernel parameters of its own namespaces: a table, or a list of NAME=VALUE.",
+        ),
         "timeout": Key(_duration, "How long it may run, before it is stopped."),
         "tmpfs": Key(
             strings_of(_text(parse_tmpfs)),
@@ -409,6 +445,9 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
         "tty": Key(boolean, "A terminal of its own.", "terminal"),
         "ulimits": Key(_rlimits, "Limits of each process: a table, or a list of NAME=SOFT[:HARD].", "rlimits"),
         "user": Key(_user, "USER[:GROUP], names or ids that the container knows."),
+        "userns": Key(
+            Parser(_userns, enum("host", "own")), "host: root inside is root of this machine.", "share", default="own"
+        ),
         "volumes": Key(
             list_of(volume.then(lambda mount: absolute_source(mount, directory)), "a list of volumes"),
             "Files and directories of the host: SOURCE:TARGET[:ro], or tables.",

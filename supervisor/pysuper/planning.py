@@ -17,7 +17,7 @@ from pysuper.guard import guarded
 from pysuper.ids import IdRanges
 from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.spec import NAMESPACES, ContainerSpec, DriverChoice
-from pysuper.validation import validate
+from pysuper.validation import sysctl_namespace, validate
 
 __all__ = [
     "Drivers",
@@ -132,6 +132,7 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
     for limit in spec.rlimits:
         plan.add(Phase.LIMITS, steps.SetRlimit(resource=limit.name, soft=limit.soft, hard=limit.hard))
         plan.check(receipts.ResourceLimit(resource=limit.name, soft=limit.soft, hard=limit.hard))
+    _add_sysctls(plan, drivers)
     _add_privileges(plan, spec)
     if spec.terminal:
         rows, columns = spec.terminal_size or (0, 0)
@@ -147,6 +148,16 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
     )
 
 
+def _add_sysctls(plan: PlanBuilder, drivers: Drivers) -> None:
+    for name, value in plan.context.spec.sysctls.items():
+        namespace = sysctl_namespace(name)
+        if namespace not in drivers.namespaces:
+            raise DriverError(
+                f"the kernel parameter {name} is of the {namespace} namespace, which is not the container's"
+            )
+        plan.add(Phase.NAMESPACES, steps.SetSysctl(name=name, value=value))
+
+
 def _add_privileges(plan: PlanBuilder, spec: ContainerSpec) -> None:
     keep = spec.capabilities
     mask = capabilities.mask(keep)
@@ -156,10 +167,15 @@ def _add_privileges(plan: PlanBuilder, spec: ContainerSpec) -> None:
         steps.BoundCapabilities(keep=keep),
         steps.SetUser(user=spec.user),
         steps.SetCapabilities(keep=keep),
-        steps.NoNewPrivileges(),
     )
+    if added := [name for name in keep if name not in capabilities.DEFAULT]:
+        plan.warn(f"capabilities beyond the default: {', '.join(added)}")
+    if spec.no_new_privileges:
+        plan.add(Phase.PRIVILEGES, steps.NoNewPrivileges())
+        plan.check(receipts.ProcessStatus(field="NoNewPrivs", value="1"))
+    else:
+        plan.warn("execve may gain privileges: set-user-id programs work as such")
     plan.check(
-        receipts.ProcessStatus(field="NoNewPrivs", value="1"),
         receipts.ProcessStatus(field="CapBnd", value=f"{mask:016x}"),
         receipts.ProcessStatus(field="CapInh", value=f"{0:016x}"),
         receipts.ProcessStatus(field="CapAmb", value=f"{0:016x}"),

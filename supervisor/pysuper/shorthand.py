@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from pysuper.spec import BindMount, DriverChoice, Rlimit, TmpfsMount
+from pysuper.spec import BindMount, Device, DriverChoice, Rlimit, TmpfsMount
 from pysuper.units import parse_count, parse_size, shown
 
 __all__ = [
@@ -24,11 +24,14 @@ __all__ = [
     "host_path",
     "make_mount",
     "merge_rlimits",
+    "parse_device",
     "parse_environment",
     "parse_mode",
     "parse_mount",
     "parse_namespace",
+    "parse_security_option",
     "parse_soft_hard",
+    "parse_sysctl",
     "parse_tmpfs",
     "parse_ulimit",
     "parse_volume",
@@ -204,6 +207,37 @@ def parse_namespace(text: str) -> tuple[str, DriverChoice]:
     if not equals or not driver:
         raise ValueError(f"{shown(text)} is not NAMESPACE=DRIVER[:ARGUMENT], such as time=uptime:7d")
     return namespace, DriverChoice.parse(driver)
+
+
+def parse_device(text: str) -> Device:
+    """`SOURCE[:TARGET][:rwm]`."""
+    source, *rest = text.split(":")
+    access = rest.pop() if rest and rest[-1] and not rest[-1].startswith("/") else "rwm"
+    if not source.startswith("/") or len(rest) > 1 or (rest and not rest[0]):
+        raise ValueError(f"{shown(text)} is not SOURCE or SOURCE:TARGET, such as /dev/fuse")
+    if sorted(access) != sorted("rwm"):
+        raise ValueError(f"{shown(text)}: a device is given for reading and writing; leave {shown(access)} out")
+    source = source.rstrip("/")
+    return Device(source=source, target=(rest[0].rstrip("/") if rest else source))
+
+
+def parse_sysctl(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(f"{shown(text)} is not NAME=VALUE, such as net.ipv4.ip_forward=1")
+    return name.strip(), value.strip()
+
+
+def parse_security_option(text: str) -> tuple[str, Any]:
+    """`unmask=PATH`, `no-new-privileges[=true|false]`: the attribute of a spec, and its value."""
+    name, _, value = text.partition("=")
+    match name:
+        case "unmask" if value:
+            return "unmask", value if value == "ALL" else value.rstrip("/")
+        case "no-new-privileges":
+            return "no_new_privileges", _flag(value or True)
+    raise ValueError(f"{shown(text)} is not unmask=PATH|ALL or no-new-privileges=true|false")
 
 
 def merge_rlimits(*limits: Rlimit) -> tuple[Rlimit, ...]:

@@ -21,6 +21,7 @@ __all__ = [
     "NAMESPACES",
     "BindMount",
     "ContainerSpec",
+    "Device",
     "DriverChoice",
     "Limits",
     "Rlimit",
@@ -117,6 +118,20 @@ class TmpfsMount:
 
 
 @attrs.frozen(kw_only=True)
+class Device:
+    """
+    A device of the host that the container may read and write.
+
+    Attributes:
+        source: The device node of the host, or a directory of which all nodes are meant.
+        target: Where it is in the container.
+    """
+
+    source: str
+    target: str
+
+
+@attrs.frozen(kw_only=True)
 class ContainerSpec:
     """
     One container, as the user asked for it.
@@ -130,6 +145,10 @@ class ContainerSpec:
         user: `NAME|UID[:GROUP|GID]` as the container's own /etc/passwd knows it; None is its root.
         mounts: In the given order.
         capabilities: What the container's root may do, capabilities(7), without `CAP_`.
+        no_new_privileges: No execve gains privileges, PR_SET_NO_NEW_PRIVS(2const).
+        devices: Beside those of the private /dev.
+        sysctls: Settings of the container's own namespaces, such as `net.ipv4.ip_forward`; sysctl(8).
+        unmask: Paths below /proc and /sys that are neither hidden nor made read-only; `ALL` are all.
         init: PID 1 is a small reaper that runs the command as its child; otherwise the command is PID 1.
         terminal: The command gets a pseudo-terminal of its own.
         terminal_size: Its rows and columns at the start; None is unknown, which the kernel writes as 0 and 0.
@@ -152,6 +171,10 @@ class ContainerSpec:
     rlimits: tuple[Rlimit, ...] = (Rlimit("nofile", 1024, 1024),)
     mounts: tuple[BindMount | TmpfsMount, ...] = ()
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
+    no_new_privileges: bool = True
+    devices: tuple[Device, ...] = ()
+    sysctls: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
+    unmask: tuple[str, ...] = ()
     read_only: bool = False
     working_dir: str = "/"
     user: str | None = None

@@ -49,6 +49,7 @@ __all__ = [
     "SetCapabilities",
     "SetHostname",
     "SetRlimit",
+    "SetSysctl",
     "SetUmask",
     "SetUser",
     "Setsid",
@@ -195,6 +196,18 @@ class SetHostname(Step):
 
 
 @attrs.frozen(kw_only=True)
+class SetSysctl(Step):
+    """Set a parameter of one of the namespaces that this process is in, and read it back."""
+
+    name: str
+    value: str
+    man = "proc(5), sysctl(8)"
+
+    def describe(self) -> str:
+        return f"set the kernel parameter {self.name} to {shlex.quote(self.value)}"
+
+
+@attrs.frozen(kw_only=True)
 class LoopbackUp(Step):
     """Bring the loopback interface of the network namespace up."""
 
@@ -286,15 +299,17 @@ class MakeDirectory(Step):
 
 @attrs.frozen(kw_only=True)
 class Mknod(Step):
-    """Make a character device node with mode 0666."""
+    """Make a device node with mode 0666: a character device, or a block device."""
 
     target: str
     major: int
     minor: int
+    block: bool = False
     man = "mknod(2)"
 
     def describe(self) -> str:
-        return f"make the device {self.target} ({self.major}:{self.minor})"
+        kind = "block device" if self.block else "device"
+        return f"make the {kind} {self.target} ({self.major}:{self.minor})"
 
 
 @attrs.frozen(kw_only=True)

@@ -19,7 +19,7 @@ from pysuper.shorthand import did_you_mean
 from pysuper.spec import NAMESPACES, BindMount, ContainerSpec, Limits, Rlimit, TmpfsMount
 from pysuper.units import MAX_CPU, MAX_INT, parse_cpuset, shown
 
-__all__ = ["MAX_NAME", "NAME", "Problem", "command_problem", "problems", "validate"]
+__all__ = ["MAX_NAME", "NAME", "Problem", "command_problem", "problems", "sysctl_namespace", "validate"]
 
 #: PID_MAX_LIMIT of 64-bit kernels, include/linux/threads.h; pids.max refuses more.
 _PIDS_MAX = 2**22
@@ -31,6 +31,8 @@ MAX_NAME = 63
 _MAX_HOSTNAME = 64
 #: The highest id; the one above is "no id" in chown(2) and setresuid(2).
 _ID_MAX = 2**32 - 2
+#: Characters of the value of a kernel parameter; the kernel takes a page less one, proc_sys_call_handler().
+MAX_SYSCTL = 4095
 _IO_KEYS = ("rbps", "wbps", "riops", "wiops")
 
 #: The path of an attribute of the spec, such as `("limits", "pids_max")`, and what is wrong with it.
@@ -53,6 +55,7 @@ def problems(spec: ContainerSpec) -> Iterator[Problem]:
     yield from _name_problems(spec)
     yield from _command_problems(spec)
     yield from _namespace_problems(spec)
+    yield from _privilege_problems(spec)
     yield from _limit_problems(spec.limits)
     yield from _rlimit_problems(spec.rlimits)
     yield from _mount_problems(spec.mounts)
@@ -107,6 +110,38 @@ def _is_account(text: str) -> bool:
     if re.fullmatch(r"[0-9]+", text):
         return len(text) <= len(str(_ID_MAX)) and int(text) <= _ID_MAX
     return text.isprintable() and bool(re.fullmatch(r"[^-:/\s][^:/\s]{0,255}", text))
+
+
+def sysctl_namespace(name: str) -> str | None:
+    """
+    The namespace that a kernel parameter belongs to, sysctl(8); None is none, so that it is the host's.
+
+    Kernel: Documentation/admin-guide/sysctl; ipc_namespaces(7), network_namespaces(7).
+    """
+    dotted = name.replace("/", ".")
+    if dotted.startswith("net."):
+        return "net"
+    if dotted.startswith("fs.mqueue.") or re.fullmatch(r"kernel\.(?:msg|sem|shm)[a-z_]*", dotted):
+        return "ipc"
+    return "uts" if dotted in {"kernel.hostname", "kernel.domainname"} else None
+
+
+def _privilege_problems(spec: ContainerSpec) -> Iterator[Problem]:
+    for name, value in spec.sysctls.items():
+        if not re.fullmatch(r"[A-Za-z0-9_.@:/-]{1,255}", name) or ".." in name or name.startswith(("/", ".")):
+            yield ("sysctls",), f"{shown(name)} is not a kernel parameter, such as net.ipv4.ip_forward"
+        elif sysctl_namespace(name) is None:
+            yield ("sysctls",), f"{shown(name)} is not of a namespace; set it on the host: sysctl {name}=..."
+        elif not value or "\0" in value or "\n" in value or len(value) > MAX_SYSCTL:
+            yield ("sysctls",), f"the value of {shown(name)} is not a line of text"
+    for device in spec.devices:
+        if message := _path_problem(device.target):
+            yield ("devices",), message
+        elif not device.source.startswith("/") or "\0" in device.source:
+            yield ("devices",), f"the device {shown(device.source)} is not an absolute path"
+    for path in spec.unmask:
+        if path != "ALL" and not re.fullmatch(r"/(?:proc|sys)(?:/[^/\0]+)*", path):
+            yield ("unmask",), f"{shown(path)} is not ALL, or a path below /proc or /sys"
 
 
 def _namespace_problems(spec: ContainerSpec) -> Iterator[Problem]:

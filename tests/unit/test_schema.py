@@ -66,12 +66,14 @@ def test_it_knows_the_defaults_of_the_specs() -> None:
         "kind": "service",
         "logging": "block",
         "network": "stack",
+        "privileged": False,
         "read_only": False,
         "replicas": 1,
         "rootfs": "host",
         "stop_grace_period": 10.0,
         "stop_signal": 15,
         "tty": False,
+        "userns": "own",
         "working_dir": "/",
     }
     assert container["healthcheck"]["properties"]["interval"]["default"] == 30.0

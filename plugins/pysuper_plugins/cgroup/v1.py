@@ -32,7 +32,7 @@ from pysuper_plugins.cgroup import directories, files, settings
 from pysuper_plugins.cgroup.blkio import BLKIO_V1
 from pysuper_plugins.cgroup.cpu import CPU_V1
 from pysuper_plugins.cgroup.cpuset import CPUSET_V1
-from pysuper_plugins.cgroup.devices import DEVICES_V1
+from pysuper_plugins.cgroup.devices import devices_v1
 from pysuper_plugins.cgroup.memory import MEMORY_V1
 from pysuper_plugins.cgroup.mounts import Hierarchy, hierarchies
 from pysuper_plugins.cgroup.pids import PIDS
@@ -46,7 +46,6 @@ _CONTROLLERS: Mapping[str, Controller] = {
     "memory": MEMORY_V1,
     "cpu": CPU_V1,
     "blkio": BLKIO_V1,
-    "devices": DEVICES_V1,
 }
 
 #: Joined wherever they are mounted, also without a limit: to count, to freeze, to guard.
@@ -137,7 +136,8 @@ def _decide(context: Context) -> _Layout:
             "cgroup v1: no hierarchy is mounted and writable",
             remedy="use --cgroup v2 or --cgroup none",
         )
-    return _Layout(found, settings.choose(context.spec, _CONTROLLERS, found, _missing))
+    controllers = {**_CONTROLLERS, "devices": devices_v1(context.spec)}
+    return _Layout(found, settings.choose(context.spec, controllers, found, _missing))
 
 
 def _writable(hierarchy: Hierarchy) -> bool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Sequence
 
 from pysuper.drivers import NamespaceDriver, Phase, PlanBuilder
 from pysuper.errors import DriverError
 from pysuper.receipts import MountFlags
 from pysuper.spec import BindMount, TmpfsMount
 from pysuper.steps import Bind, MaskPath, Mknod, Mount, PrivateMounts, ReadOnlyPath, Symlink
+from pysuper_plugins.devices import nodes
 
 _MASKED = (
     "/proc/acpi",
@@ -30,6 +32,7 @@ _MASKED = (
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 )
+_QUIET_READ_ONLY = ("ro", "nosuid", "nodev", "noexec")
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 #: Name, major and minor number, Documentation/admin-guide/devices.txt.
@@ -52,17 +55,23 @@ class MountNamespace(NamespaceDriver):
         plan.namespace("mnt")
         plan.add(Phase.SESSION, PrivateMounts())
         plan.add(Phase.MOUNTS, Mount(fstype="proc", target="/proc", flags=("nosuid", "nodev", "noexec")))
-        plan.add(Phase.MOUNTS, Mount(fstype="sysfs", target="/sys", flags=("ro", "nosuid", "nodev", "noexec")))
+        flags = ("nosuid", "nodev", "noexec") if _in("/sys", plan.context.spec.unmask) else _QUIET_READ_ONLY
+        plan.add(Phase.MOUNTS, Mount(fstype="sysfs", target="/sys", flags=flags))
         self._add_devices(plan)
         for mount in plan.context.spec.mounts:
             self._add_mount(plan, mount)
-        plan.add(Phase.MASKS, *(ReadOnlyPath(target=path) for path in _READ_ONLY))
-        plan.add(Phase.MASKS, *(MaskPath(target=path) for path in _MASKED))
-        plan.check(
-            MountFlags(target="/proc/sys", flags=("ro",)),
-            MountFlags(target="/sys", flags=("ro",)),
-            MountFlags(target="/dev", flags=("nosuid",)),
-        )
+        self._add_masks(plan)
+        plan.check(MountFlags(target="/dev", flags=("nosuid",)))
+
+    @staticmethod
+    def _add_masks(plan: PlanBuilder) -> None:
+        unmask = plan.context.spec.unmask
+        read_only, masked = ([path for path in paths if not _in(path, unmask)] for paths in (_READ_ONLY, _MASKED))
+        plan.add(Phase.MASKS, *(ReadOnlyPath(target=path) for path in read_only))
+        plan.add(Phase.MASKS, *(MaskPath(target=path) for path in masked))
+        plan.check(*(MountFlags(target=path, flags=("ro",)) for path in ("/proc/sys", "/sys") if not _in(path, unmask)))
+        if unmask:
+            plan.warn(f"neither hidden nor read-only: {', '.join(unmask)}")
 
     def _add_devices(self, plan: PlanBuilder) -> None:
         plan.add(Phase.MOUNTS, Mount(fstype="tmpfs", target="/dev", flags=("nosuid",), options=_owned(plan, "0755")))
@@ -71,6 +80,7 @@ class MountNamespace(NamespaceDriver):
                 plan.add(Phase.MOUNTS, Mknod(target=f"/dev/{name}", major=major, minor=minor))
             else:  # which must not make devices, but may show those of the host
                 plan.add(Phase.MOUNTS, Bind(source=f"/dev/{name}", target=f"/dev/{name}", flags=("nosuid", "noexec")))
+        self._add_given_devices(plan)
         plan.add(Phase.MOUNTS, *(Symlink(text=text, target=target) for text, target in _LINKS.items()))
         terminals: dict[str, str | None] = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
         if (group := plan.host_gid(_TTY_GROUP)) is not None:
@@ -82,6 +92,22 @@ class MountNamespace(NamespaceDriver):
             Mount(fstype="devpts", target="/dev/pts", flags=("nosuid", "noexec"), options=terminals),
             Mount(fstype="tmpfs", target="/dev/shm", flags=quiet, options=shm),
         )
+
+    @staticmethod
+    def _add_given_devices(plan: PlanBuilder) -> None:
+        spec = plan.context.spec
+        private = {*(f"/dev/{name}" for name, _, _ in _DEVICES), *_LINKS.values()}
+        for node in nodes(spec):
+            if node.target in private:
+                continue
+            if plan.context.privileged:
+                made = Mknod(target=node.target, major=node.major, minor=node.minor, block=node.block)
+                plan.add(Phase.MOUNTS, made)
+            else:
+                plan.add(Phase.MOUNTS, Bind(source=node.source, target=node.target, flags=("nosuid", "noexec")))
+        if spec.devices:
+            sources = ", ".join(device.source for device in spec.devices)
+            plan.warn(f"devices of the host can be used, and what is behind them: {sources}")
 
     @staticmethod
     def _add_mount(plan: PlanBuilder, mount: BindMount | TmpfsMount) -> None:
@@ -100,6 +126,11 @@ class MountNamespace(NamespaceDriver):
         flags = ("ro", "nosuid", "nodev") if mount.read_only else ("nosuid", "nodev")
         plan.add(Phase.MOUNTS, Bind(source=mount.source, target=target, flags=flags, idmap=plan.idmap))
         plan.check(MountFlags(target=target, flags=flags))
+
+
+def _in(path: str, unmask: Sequence[str]) -> bool:
+    """Whether a path, or something above it, is to be left as it is."""
+    return any(other in ("ALL", path) or path.startswith(f"{other}/") for other in unmask)
 
 
 def _owned(plan: PlanBuilder, mode: str) -> dict[str, str | None]:

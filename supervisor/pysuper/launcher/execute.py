@@ -121,6 +121,24 @@ class Executor:
         if (found := socket.gethostname()) != hostname:
             raise StepError(f"the kernel's host name is {found!r} afterwards")
 
+    def set_sysctl(self, name: str, value: str) -> None:
+        path = f"/proc/sys/{name if '/' in name else name.replace('.', '/')}"
+        before = os.geteuid(), os.getegid()
+        # Those of a network are host root's, others those of the namespace's root, and capabilities do not help:
+        # test_perm() in fs/proc/proc_sysctl.c, ipc_permissions() in ipc/ipc_sysctl.c.
+        uid, gid = before if name.startswith("net") else self._owner
+        os.setegid(gid)
+        os.seteuid(uid)
+        try:
+            self.write_file(path, value)
+            with open(path) as file:
+                found = file.read()
+        finally:
+            os.seteuid(before[0])
+            os.setegid(before[1])
+        if found.split() != value.split():
+            raise StepError(f"it is {found.strip()!r} afterwards")
+
     def loopback_up(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
             request = fcntl.ioctl(channel, _SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0))
@@ -178,9 +196,9 @@ class Executor:
             os.chmod(".", mode, dir_fd=descriptor)
         os.close(descriptor)
 
-    def mknod(self, target: str, major: int, minor: int) -> None:
+    def mknod(self, target: str, major: int, minor: int, block: bool) -> None:
         parent, name = self._parent(target)
-        os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=parent)
+        os.mknod(name, (stat.S_IFBLK if block else stat.S_IFCHR) | 0o666, os.makedev(major, minor), dir_fd=parent)
         os.chmod(name, 0o666, dir_fd=parent)
         os.chown(name, *self._owner, dir_fd=parent)
         os.close(parent)
