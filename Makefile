@@ -30,6 +30,7 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy tests/vm tests/fixtures_build
+	$(BIN)/mypy examples/*/*.py
 	$(BIN)/lint-imports
 
 # The trees that tests run in, built here so that no test's time limit has to cover it. Without them, tests skip.
