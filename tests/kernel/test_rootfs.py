@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import trio
 
 import pysuper
 
@@ -107,6 +108,19 @@ async def test_a_hostile_archive_is_refused_and_leaves_nothing(supervisor, spec,
     with pytest.raises(pysuper.DriverError, match="evil"):
         await supervisor.start(spec(rootfs=pysuper.DriverChoice("tar", argument=str(tmp_path / "a.tar"))))
     assert not [name for name in os.listdir("/var/cache/pysuper/images") if name.startswith(".partial")]
+
+
+async def test_an_unpacking_that_is_cancelled_leaves_nothing(supervisor, spec, busybox, tmp_path) -> None:
+    subprocess.run(["tar", "-cf", tmp_path / "a.tar", "-C", busybox, ".", "-C", "/", str(tmp_path)[1:]], check=True)
+    images = Path("/var/cache/pysuper/images")
+    with trio.fail_after(30), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            wanted = spec(rootfs=pysuper.DriverChoice("tar", argument=str(tmp_path / "a.tar")))
+            nursery.start_soon(supervisor.start, wanted)
+            while not list(images.glob(".partial-*")):
+                await trio.sleep(0.001)
+            scope.cancel()
+    assert not list(images.glob(".partial-*"))
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no archive", bytes(range(256)) * 40, b"\x1f\x8b\x08\x00garbage"])

@@ -1,0 +1,87 @@
+"""
+What drivers make once and keep: directories, each complete or not there.
+
+    IMAGES = Cache("images")
+
+    image = await IMAGES.require(context, digest, unpack)     # in `host`; in `traces`: IMAGES.trace(context)
+
+Two containers that need the same at once both make it, and do not meet: the second finds the work done.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+import trio
+
+from pysuper.drivers import Context, Trace
+
+__all__ = ["Cache"]
+
+
+@attrs.frozen
+class Cache:
+    """
+    A directory of such directories, which only its owner can look into.
+
+    Attributes:
+        name: Of the directory, below /var/cache/pysuper for root, and below the user's cache directory otherwise (XDG
+            base directories).
+    """
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is; it need not exist yet."""
+        if os.geteuid() == 0:
+            return Path("/var/cache/pysuper", self.name)
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "pysuper", self.name)
+
+    def trace(self, context: Context) -> Trace:
+        """What `require` leaves if the supervisor is killed meanwhile; for `Driver.traces`."""
+        return Trace("directory", str(self._unfinished(context)))
+
+    async def require(self, context: Context, key: str, fill: Callable[[Path], Awaitable[None]]) -> Path:
+        """
+        The directory with this key, which is made if it is not there. Cancelled meanwhile, nothing is left.
+
+        Args:
+            context: Of the container that needs it.
+            key: Its name: it says everything on which the content depends.
+            fill: Called with an empty directory, to fill it.
+        """
+        finished = self.path / key
+        if finished.exists():
+            return finished
+        unfinished = self._unfinished(context)
+        self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        unfinished.mkdir(mode=0o755)
+        try:
+            await fill(unfinished)
+            _rename(unfinished, finished)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_remove, unfinished)
+        return finished
+
+    def _unfinished(self, context: Context) -> Path:
+        return self.path / f".partial-{context.id}"
+
+
+def _rename(unfinished: Path, finished: Path) -> None:
+    """Give it its name, unless somebody else was faster."""
+    try:
+        unfinished.rename(finished)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _remove(unfinished: Path) -> None:
+    shutil.rmtree(unfinished, ignore_errors=True)
