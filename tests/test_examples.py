@@ -34,6 +34,14 @@ EXPECTED = {
         (0, ""),
         (0, " passed"),
     ],
+    "uptime_namespace_plugin": [
+        (0, ""),
+        (0, ""),
+        (0, ""),
+        (0, "UTC"),
+        (0, ""),
+        (0, " passed"),
+    ],
 }
 
 
