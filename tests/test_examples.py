@@ -42,6 +42,12 @@ EXPECTED = {
         (0, ""),
         (0, " passed"),
     ],
+    "webhook_hook_plugin": [
+        (0, ""),
+        (0, "web failed exited with 1"),
+        (0, ""),
+        (0, " passed"),
+    ],
 }
 
 
