@@ -278,10 +278,10 @@ async def _communicate(
 
     async with AsyncExitStack() as stack:
         readers = {}
-        for number in (n for n in (0, 1) if capture[n]):
-            read, given[number] = os.pipe()
-            readers[number] = await stack.enter_async_context(trio.lowlevel.FdStream(read))
         try:
+            for number in (n for n in (0, 1) if capture[n]):
+                read, given[number] = os.pipe()
+                readers[number] = await stack.enter_async_context(trio.lowlevel.FdStream(read))
             container = await supervisor.start(spec, stdin=stdin, stdout=given[0], stderr=given[1])
         finally:
             for number in readers:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -111,8 +112,9 @@ async def test_kill_9_of_pid_1_ends_the_container(supervisor, spec) -> None:
     assert (record.signal, record.reason) == (signal.SIGKILL, "signaled")
 
 
-@pytest.mark.parametrize("free", range(12))
-async def test_out_of_descriptors_is_an_error_and_leaves_nothing(supervisor, spec, free) -> None:
+@contextlib.contextmanager
+def few_descriptors(free: int) -> Iterator[None]:
+    """A process in which only so many more can be opened."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
     taken: list[int] = []
@@ -122,17 +124,30 @@ async def test_out_of_descriptors_is_an_error_and_leaves_nothing(supervisor, spe
                 taken.append(os.open("/dev/null", os.O_RDONLY))
         for _ in range(free):
             os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("free", range(12))
+async def test_out_of_descriptors_is_an_error_and_leaves_nothing(supervisor, spec, free) -> None:
+    with few_descriptors(free):
         try:
             await (await supervisor.start(spec())).wait()
         except pysuper.PysuperError as error:
             assert "EMFILE" in str(error) or "Too many open files" in str(error)
         else:
             assert free >= 4  # it takes that many, at least
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in taken:
-            os.close(descriptor)
     assert (await (await supervisor.start(spec("exit 4"))).wait()).exit_code == 4
+
+
+@pytest.mark.parametrize("free", range(12))
+async def test_out_of_descriptors_what_a_driver_runs_confined_leaves_nothing(supervisor, spec, free) -> None:
+    with few_descriptors(free), contextlib.suppress(pysuper.PysuperError, OSError):
+        await supervisor._sandbox(spec("echo out; echo err >&2"), stdin=0)
+    assert await supervisor._sandbox(spec("echo out; echo err >&2"), stdin=0) == (0, "out\n", "err\n")
 
 
 @pytest.mark.skipif(cgroup_driver() == "none", reason="no cgroup can be had here")
