@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import attrs
 import trio
 
 from pysuper.drivers import Cgroup, CgroupDriver, Context, Detection, Phase, PlanBuilder, Statistics, Trace
@@ -31,7 +30,7 @@ class PidsV1(CgroupDriver):
         return Detection(os.access("/sys/fs/cgroup/pids/tasks", os.W_OK), "needs root, and /sys/fs/cgroup/pids of v1")
 
     def contribute(self, plan: PlanBuilder) -> None:
-        cgroup, spec = self._cgroup(plan.context), plan.context.spec
+        cgroup, spec = _Pids(plan.context), plan.context.spec
         if others := ", ".join(name for name in spec.limits.wanted if name != "pids_max"):
             error = DriverError(f"cgroup pids-v1 cannot hold {others}", remedy="use --cgroup v1 or --cgroup v2")
             if not spec.best_effort:
@@ -42,11 +41,11 @@ class PidsV1(CgroupDriver):
         plan.check(FileHolds(path=f"{cgroup.path}/pids.max", content=cgroup.limit))
 
     def traces(self, context: Context) -> tuple[Trace, ...]:
-        return (Trace("cgroup", str(self._cgroup(context).path)),)  # for who cleans up after a supervisor was killed
+        return (Trace("cgroup", str(_Pids(context).path)),)  # for who cleans up after a supervisor was killed
 
     @asynccontextmanager
     async def host(self, context: Context) -> AsyncIterator[Cgroup]:
-        cgroup = self._cgroup(context)
+        cgroup = _Pids(context)
         cgroup.path.mkdir()  # one that exists is somebody else's: it stays, and the start fails
         try:
             cgroup.write("pids.max", cgroup.limit)
@@ -55,20 +54,17 @@ class PidsV1(CgroupDriver):
             with trio.CancelScope(shield=True):  # a clean-up that is cancelled would leave processes behind
                 await cgroup.remove()
 
-    def _cgroup(self, context: Context) -> _Pids:
+
+class _Pids(Cgroup):
+    def __init__(self, context: Context) -> None:
         own = Path("/proc/self/cgroup").read_text().split(":pids:")[1].splitlines()[0]  # its limits hold below it, too
         most = context.spec.limits.pids_max or DEFAULT_PIDS_MAX
-        return _Pids(Path(f"/sys/fs/cgroup/pids{own}/pysuper.{context.id}"), "max" if most == -1 else str(most))
-
-
-@attrs.define
-class _Pids(Cgroup):
-    path: Path
-    limit: str
-    hits: int | None = None  # how often it was reached until it was killed
+        self.path = Path(f"/sys/fs/cgroup/pids{own}/pysuper.{context.id}")
+        self.limit = "max" if most == -1 else str(most)
+        self.hits: int | None = None  # how often it was reached until it was killed
 
     def processes(self) -> list[int]:
-        return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
+        return self.read("cgroup.procs")
 
     def kill(self) -> None:
         self.hits = self.statistics().pids_max_hits
@@ -83,8 +79,12 @@ class _Pids(Cgroup):
     def thaw(self) -> None: ...  # nothing is ever frozen
 
     def statistics(self) -> Statistics:
-        count, hits = (int((self.path / name).read_text().split()[-1]) for name in ("pids.current", "pids.events"))
-        return Statistics(pids_current=count, pids_max_hits=hits if self.hits is None else self.hits)
+        hits = sum(self.read("pids.events")) if self.hits is None else self.hits
+        return Statistics(pids_current=sum(self.read("pids.current")), pids_max_hits=hits)
+
+    def read(self, name: str) -> list[int]:
+        path = self.path / name
+        return [int(word) for word in path.read_text().split() if word.isdecimal()] if path.exists() else []
 
     def write(self, name: str, value: str) -> None:
         with open(self.path / name, "r+b", buffering=0) as file:  # "wb" would make a file where there is no cgroup

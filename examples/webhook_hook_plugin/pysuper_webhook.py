@@ -63,8 +63,11 @@ class WebhookHook(Hook):
             host, port = url.hostname, url.port or PORTS[url.scheme]
         except (KeyError, ValueError):
             host = None
-        if host is None or url.username is not None or not re.fullmatch("[!-~]+", options.url):
-            raise DriverError("hook webhook: that is no URL", remedy="write one such as https://ops.example.org/told")
+        if host is None or not re.fullmatch("[!-~]+", options.url):
+            remedy = "write one such as https://ops.example.org/told"
+            raise DriverError(f"hook webhook: {options.url!r} is no URL of a web server", remedy=remedy)
+        if url.username is not None:  # who sees the URL sees the password, and so it is not said again
+            raise DriverError(f"hook webhook: a user name in the URL for {host}", remedy="use token_file")
         if options.token_file is not None and url.scheme == "http" and host not in LOCAL:
             raise DriverError("hook webhook: a token must not be sent in the clear", remedy="use https")
         self._address = (host, port)
