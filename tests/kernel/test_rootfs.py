@@ -117,10 +117,10 @@ async def test_an_unpacking_that_is_cancelled_leaves_nothing(supervisor, spec, b
         async with trio.open_nursery() as nursery:
             wanted = spec(rootfs=pysuper.DriverChoice("tar", argument=str(tmp_path / "a.tar")))
             nursery.start_soon(supervisor.start, wanted)
-            while not list(images.glob(".partial-*")):
+            while not list(images.glob(".partial-box.*")):
                 await trio.sleep(0.001)
             scope.cancel()
-    assert not list(images.glob(".partial-*"))
+    assert not list(images.glob(".partial-box.*"))
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no archive", bytes(range(256)) * 40, b"\x1f\x8b\x08\x00garbage"])
