@@ -11,14 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pysuper_plugins.cgroup.mounts import hierarchies
+from pysuper.testing.machine import cgroup_trees
 
-__all__ = ["places", "quarters"]
-
-
-def places() -> list[str]:
-    """Where a container's cgroup can be that this test run has made."""
-    return [h.own if h.version == 1 and h.own else h.top for h in hierarchies()]
+__all__ = ["quarters"]
 
 
 @contextmanager
@@ -27,7 +22,7 @@ def quarters() -> Iterator[None]:
     made: list[Path] = []
     try:
         if os.geteuid() == 0:
-            made.extend(_make(Path(h.own)) for h in hierarchies() if h.version == 1 and h.own)
+            made.extend(_make(Path(tree.own)) for tree in cgroup_trees() if tree.version == 1 and tree.own)
         yield
     finally:
         for directory in made:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pysuper
 from machine import Snapshot, cgroup_driver
 from pysuper.supervisor import Supervisor, open_supervisor
 from quarters import quarters
+from roots import make_busybox
 from stackfiles import Stacks, Up
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -97,20 +97,3 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_busybox(tmp_path: Path) -> Path:
     """A small root file system of the test's own."""
     return make_busybox(tmp_path / "root")
-
-
-def make_busybox(root: Path) -> Path:
-    """Fill a directory with busybox and what a root file system needs."""
-    (root / "bin").mkdir(parents=True)
-    for name in ("etc", "root", "tmp", "proc", "sys", "dev"):
-        (root / name).mkdir()
-    (root / "tmp").chmod(0o1777)
-    (root / "bin/busybox").write_bytes(Path("/bin/busybox").read_bytes())
-    (root / "bin/busybox").chmod(0o755)
-    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
-    for applet in applets:
-        if applet != "busybox":
-            (root / "bin" / applet).symlink_to("busybox")
-    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/ash\n")
-    (root / "etc/group").write_text("root:x:0:\nada:x:1000:\nfriends:x:2000:ada\n")
-    return root

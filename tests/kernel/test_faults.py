@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pysuper
 from machine import PATIENCE, alive, cgroup_driver, cgroups, children, wait_until
 from pysuper.container import Container
 from pysuper.spec import Limits
+from pysuper.testing.faults import few_descriptors
 
 #: A supervisor of two containers in a process of its own, which says when they run.
 SUPERVISOR = textwrap.dedent(
@@ -112,34 +112,15 @@ async def test_kill_9_of_pid_1_ends_the_container(supervisor, spec) -> None:
     assert (record.signal, record.reason) == (signal.SIGKILL, "signaled")
 
 
-@contextlib.contextmanager
-def few_descriptors(free: int) -> Iterator[None]:
-    """A process in which only so many more can be opened."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
-    taken: list[int] = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.open("/dev/null", os.O_RDONLY))
-        for _ in range(free):
-            os.close(taken.pop())
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in taken:
-            os.close(descriptor)
-
-
 @pytest.mark.parametrize("free", range(12))
 async def test_out_of_descriptors_is_an_error_and_leaves_nothing(supervisor, spec, free) -> None:
-    with few_descriptors(free):
-        try:
+    try:
+        with few_descriptors(free):
             await (await supervisor.start(spec())).wait()
-        except pysuper.PysuperError as error:
-            assert "EMFILE" in str(error) or "Too many open files" in str(error)
-        else:
-            assert free >= 4  # it takes that many, at least
+    except pysuper.PysuperError as error:
+        assert "EMFILE" in str(error) or "Too many open files" in str(error)
+    else:
+        assert free >= 4  # it takes that many, at least
     assert (await (await supervisor.start(spec("exit 4"))).wait()).exit_code == 4
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from machine import CancelAt, Snapshot
+from machine import Snapshot
 from pysuper.stack.lifecycle import DOWN, State
 from pysuper.stack.postmortem import Because
 from pysuper.stack.reading import records
+from pysuper.testing.faults import act_at
 from stackfiles import Stacks, holds, reaches
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the network of a stack needs root")
@@ -437,14 +438,9 @@ async def test_cancellation_of_a_stack_leaves_nothing_wherever_it_lands(stacks: 
     step = 1 + os.getpid() % 3
     finished = False
     while not finished:
-        with trio.CancelScope() as scope:
-            instrument = CancelAt(scope, step)
-            trio.lowlevel.add_instrument(instrument)
-            try:
-                async with stacks.run(text) as stack:
-                    await over(stack)
-            finally:
-                trio.lowlevel.remove_instrument(instrument)
+        with trio.CancelScope() as scope, act_at(step, scope.cancel):
+            async with stacks.run(text) as stack:
+                await over(stack)
         Snapshot.take_settled(before).assert_equals(before)
         assert not stacks.project.is_running()
         finished = not scope.cancelled_caught

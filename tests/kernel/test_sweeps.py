@@ -20,20 +20,9 @@ import pytest
 import trio
 
 import pysuper
-from machine import CancelAt, Snapshot, cgroup_driver, children
+from machine import Snapshot, cgroup_driver, children
 from pysuper.container import Container
-
-
-async def cancelled_at(step: int, attempt: Callable[[], Awaitable[None]]) -> bool:
-    """Cancel something at a task step; whether it had that many."""
-    with trio.fail_after(30), trio.CancelScope() as scope:
-        instrument = CancelAt(scope, step)
-        trio.lowlevel.add_instrument(instrument)
-        try:
-            await attempt()
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
-    return scope.cancel_called
+from pysuper.testing.faults import cancelled_at
 
 
 async def sweep(attempt: Callable[[], Awaitable[None]]) -> int:
