@@ -1,0 +1,224 @@
+"""
+Supervisors in a process of their own: killed at each of trio's task steps in turn, or run by an ordinary user.
+
+    python -m pysuper.testing.apart < REQUEST      a JSON object, see `main`; so is the answer
+
+For a kill a process forks at each step: the child lives the life of a supervisor and kills itself, the parent looks
+what is left. It is the subreaper of whatever the child had started, PR_SET_CHILD_SUBREAPER(2const), so that no process
+can hide from it by becoming an orphan.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import trio
+
+from pysuper import registry, syscalls
+from pysuper.drivers import Detection
+from pysuper.errors import PysuperError
+from pysuper.planning import make_plan
+from pysuper.spec import ContainerSpec, DriverChoice
+from pysuper.testing.changes import Changes, watched
+from pysuper.testing.faults import act_at
+from pysuper.testing.machine import PATIENCE, Snapshot
+from pysuper.testing.rules import Broken, NotHere
+from pysuper.testing.stage import IDLE, MARK, forget, open_stage, spec_with
+from pysuper.testing.subject import context_of, contribution, create
+
+__all__ = ["Killed", "Lived", "killed", "lived_as_user"]
+
+#: Seconds that all kills together may take.
+_BOUND = 600.0
+#: An ordinary user of whom nobody on the machine is likely to know.
+_USER = 54321
+_PR_SET_CHILD_SUBREAPER = 36
+#: What a child says when its container runs, on a line of its own; the others are paths.
+_RUNNING = "running"
+
+
+@attrs.frozen
+class Killed:
+    """
+    Attributes:
+        step: At which task step the supervisor was killed.
+        left: What was left, and stayed.
+    """
+
+    step: int
+    left: tuple[str, ...]
+
+
+@attrs.frozen
+class Lived:
+    """
+    Attributes:
+        error: What the user got instead of a container, or None.
+        meant: Whether it is an error of pysuper's, or a reason of `detect`; otherwise it is a traceback.
+    """
+
+    error: str | None
+    meant: bool = True
+
+
+def killed(kind: str, choice: DriverChoice, keeps: Sequence[str], forgets: Sequence[str]) -> Killed:
+    """
+    Kill a supervisor at each task step, until its container runs, and then; stop when something is left.
+
+    Args:
+        kind, choice: Of the driver.
+        keeps, forgets: See `Subject`.
+
+    Raises:
+        Broken: A supervisor ended before it was killed.
+    """
+    answer = _ask({"do": "kill", "keeps": list(keeps), "forgets": list(forgets)} | _described(kind, choice), user=None)
+    if "error" in answer:
+        raise Broken(answer["error"], do="see whether its containers start at all")
+    return Killed(answer["step"], tuple(answer["left"]))
+
+
+def lived_as_user(kind: str, choice: DriverChoice) -> Lived:
+    """
+    Let an ordinary user have a container with the driver.
+
+    Raises:
+        NotHere: This interpreter, or the code, is not for other users to see.
+    """
+    try:
+        probe = [sys.executable, "-c", f"import {__name__}"]
+        if _run(probe, "", _USER).returncode != 0:
+            raise PermissionError
+    except OSError:
+        raise NotHere(f"other users cannot run {sys.executable} with this code; run the tests as one of them") from None
+    return Lived(**_ask({"do": "live"} | _described(kind, choice), user=_USER))
+
+
+def _described(kind: str, choice: DriverChoice) -> dict[str, Any]:
+    return {"kind": kind, "choice": attrs.asdict(choice)}
+
+
+def _ask(request: dict[str, Any], user: int | None) -> dict[str, Any]:
+    done = _run([sys.executable, "-m", __name__], json.dumps(request), user)
+    if done.returncode != 0:
+        raise Broken(done.stderr.strip(), do="see the traceback")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def _run(command: list[str], text: str, user: int | None) -> subprocess.CompletedProcess[str]:
+    other: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": [], "cwd": "/"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_BOUND * PATIENCE,
+        env=environment,
+        **other,
+    )
+
+
+def main() -> None:
+    """Do what standard input asks for, and print what was found."""
+    request = json.load(sys.stdin)
+    kind, choice = request["kind"], DriverChoice(**request["choice"])
+    spec = spec_with(kind, choice, ("/bin/sh", "-c", IDLE if request["do"] == "kill" else "exit 0"))
+    if request["do"] == "kill":
+        answer = _kill_at_each_step(spec, tuple(request["keeps"]), request["forgets"])
+    else:
+        answer = attrs.asdict(_live(kind, choice, spec))
+    json.dump(answer, sys.stdout)
+
+
+def _live(kind: str, choice: DriverChoice, spec: ContainerSpec) -> Lived:
+    """The whole life of a container. Its driver is asked alone before, since a supervisor excuses what it raises."""
+
+    async def live() -> None:
+        async with open_stage() as stage:
+            await stage.run(spec)
+
+    try:
+        detection: Detection = registry.load(f"pysuper.{kind}", choice.name).detect()
+        if not detection.works:
+            return Lived(detection.reason)
+        contribution(create(kind, choice), context_of(spec))
+        trio.run(live)
+    except PysuperError as error:
+        return Lived(str(error))
+    except Exception:
+        return Lived(traceback.format_exc(), meant=False)
+    return Lived(None)
+
+
+def _kill_at_each_step(spec: ContainerSpec, keeps: tuple[str, ...], forgets: list[str]) -> dict[str, Any]:
+    syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    make_plan(spec)  # so that everything is imported before the first fork
+    for step in itertools.count(1):
+        forget(forgets)
+        before = Snapshot.take(MARK)
+        status, told = _forked(spec, step)
+        changes = Changes(made=[line for line in told if line != _RUNNING])
+        left = before.left(functools.partial(_left, changes, keeps))
+        if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+            return {"error": f"at task step {step} it ended, before it was killed"}
+        if left or _RUNNING in told:
+            return {"step": step, "left": list(dict.fromkeys(left))}
+    raise AssertionError
+
+
+def _left(changes: Changes, keeps: tuple[str, ...]) -> list[str]:
+    """What has been made and is left, once what has ended is reaped."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return changes.left(keeps)
+
+
+def _forked(spec: ContainerSpec, step: int) -> tuple[int, list[str]]:
+    """Live in a child until it is killed; its wait status, and what it has said meanwhile."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            trio.run(_live_until, spec, step, write)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    os.close(write)
+    with open(read, errors="surrogateescape") as file:
+        told = file.read().splitlines()
+    return os.waitpid(pid, 0)[1], told
+
+
+async def _live_until(spec: ContainerSpec, step: int, write: int) -> None:
+    """Kill this process at a task step, or when the container runs."""
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def tell(line: str) -> None:
+        os.write(write, os.fsencode(f"{line}\n"))
+
+    with watched(tell), act_at(step, kill):
+        async with open_stage() as stage:
+            await stage.start(spec)
+            tell(_RUNNING)
+            kill()
+
+
+if __name__ == "__main__":
+    main()

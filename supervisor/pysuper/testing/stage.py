@@ -1,0 +1,240 @@
+"""
+Containers for the rules: under names by which what they leave can be told from what others have, and watched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from pysuper.container import Container
+from pysuper.drivers import Launched, Launcher, Trace
+from pysuper.plan import Plan
+from pysuper.record import ExitRecord
+from pysuper.spec import BindMount, ContainerSpec, DriverChoice
+from pysuper.steps import Step, WriteFile
+from pysuper.supervisor import Supervisor, open_supervisor
+from pysuper.testing.changes import note, watched
+from pysuper.testing.machine import PATIENCE, Snapshot
+from pysuper.testing.rules import Broken, require
+
+__all__ = [
+    "FAILING",
+    "IDLE",
+    "MARK",
+    "STAGE_BOUND",
+    "Stage",
+    "forget",
+    "interpreter",
+    "nothing_left",
+    "open_stage",
+    "spec_with",
+]
+
+#: Begins the name of every container of this test run, and so is in the names of what they leave.
+MARK = f"check{os.getpid()}x"
+#: Seconds that a rule may take, unless it says otherwise.
+STAGE_BOUND = 60.0
+#: A shell script that runs until its container is ended, on a stage.
+IDLE = "read line"
+#: A step that fails wherever it stands.
+FAILING = WriteFile(path="/proc/no/such/file", content="1")
+
+_numbers = itertools.count()
+
+
+def spec_with(kind: str, choice: DriverChoice, command: tuple[str, ...], **fields: Any) -> ContainerSpec:
+    """A container that has the driver under test, and defaults otherwise."""
+    fields.setdefault("name", f"{MARK}{next(_numbers)}")
+    fields.setdefault("stop_timeout", 0.1)
+    if kind != "namespace":  # where the driver is that of its name
+        fields[kind] = choice
+    return ContainerSpec(command=command, **fields)
+
+
+def interpreter(code: str) -> dict[str, Any]:
+    """The fields of a spec by which a container with the host's root runs Python code: command and mounts."""
+    # It may lie where the host's view is empty, such as below /root.
+    needed = sorted({sys.base_prefix, sys.base_exec_prefix})
+    return {
+        "command": (os.path.realpath(sys.executable), "-I", "-S", "-c", code),
+        "mounts": tuple(BindMount(source=path, target=path, read_only=True) for path in needed),
+    }
+
+
+class Observer(Launcher):
+    """
+    The launcher of a supervisor on the stage: it passes everything on to the one that was there.
+
+    Attributes:
+        failing: The number of the step that fails in each plan of the stage's containers, or None.
+        failed: The last one that was made to fail, as the plan had it.
+    """
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.failing: int | None = None
+        self.failed: Step | None = None
+        self._launcher = launcher
+
+    async def serve(self, task_status: trio.TaskStatus[None]) -> None:
+        """See `Launcher.serve`."""
+        await self._launcher.serve(task_status)
+
+    def launch(
+        self, plan: Plan, files: Mapping[int, int], namespaces: Mapping[str, int]
+    ) -> AbstractAsyncContextManager[Launched]:
+        """See `Launcher.launch`."""
+        if self.failing is not None and plan.name.startswith(MARK):
+            self.failed = plan.steps[self.failing]
+            before, after = plan.steps[: self.failing], plan.steps[self.failing + 1 :]
+            plan = attrs.evolve(plan, steps=(*before, FAILING, *after))
+        return self._launcher.launch(plan, files, namespaces)
+
+    async def remember(self, trace: Trace) -> None:
+        """See `Launcher.remember`."""
+        note(trace.path)
+        await self._launcher.remember(trace)
+
+    async def forget(self, trace: Trace) -> None:
+        """See `Launcher.forget`."""
+        await self._launcher.forget(trace)
+
+
+class Stage:
+    """
+    A supervisor whose containers are watched. Made by `open_stage`.
+
+    Attributes:
+        observer: Its launcher.
+    """
+
+    def __init__(self, supervisor: Supervisor, idle: int) -> None:
+        """
+        Args:
+            idle: A descriptor at which there is nothing to read, and no end.
+        """
+        self.observer = Observer(supervisor._launcher)
+        supervisor._launcher = self.observer
+        self._supervisor = supervisor
+        self._idle = idle
+
+    async def start(self, spec: ContainerSpec, *, stdout: int | None = None) -> Container:
+        """Start a container, whose standard error is dropped."""
+        return await self._supervisor.start(spec, stdin=self._idle, stdout=stdout, stderr=None)
+
+    async def run(self, spec: ContainerSpec) -> ExitRecord:
+        """Run one to its end."""
+        return await (await self.start(spec)).wait()
+
+    async def recorded(self, spec: ContainerSpec) -> tuple[ExitRecord, str]:
+        """Run one to its end; its record, and its standard output."""
+        async with _collected() as (write, text):
+            record = await (await self.start(spec, stdout=write)).wait()
+        return record, "".join(text)
+
+    async def output(self, spec: ContainerSpec) -> str:
+        """Run one to its end, which has to be a good one; its standard output."""
+        record, text = await self.recorded(spec)
+        ended = f"ended with {record.exit_code or record.signal}, reason {record.reason}; its output: {text!r}"
+        do = "see what the command lacks in a container with this driver"
+        require(record.exit_code == 0, f"the command {spec.command[-1]!r} {ended}", do=do)
+        return text
+
+    async def told(self, spec: ContainerSpec) -> tuple[Container, str]:
+        """Start one, and wait until it has said a line; the container, which runs on, and the line."""
+        read, write = os.pipe()
+        async with trio.lowlevel.FdStream(read) as stream:
+            try:
+                container = await self.start(spec, stdout=write)
+            finally:
+                os.close(write)
+            text = b""
+            while not text.endswith(b"\n"):
+                more = await stream.receive_some()
+                do = "see what the command lacks in a container with this driver"
+                require(more, f"the command {spec.command[-1]!r} ended before it said anything", do=do)
+                text += more
+        return container, text.decode(errors="replace")
+
+    async def executed(self, container: Container, *command: str) -> str:
+        """The standard output of one more command in a container."""
+        async with _collected() as (write, text), container.execute(command, stdout=write) as execution:
+            await execution.wait()
+        return "".join(text)
+
+
+@asynccontextmanager
+async def _collected() -> AsyncIterator[tuple[int, list[str]]]:
+    """A descriptor to write to, and a list that holds all that was written once the block is left."""
+    text: list[str] = []
+    read, write = os.pipe()
+
+    async def collect(stream: trio.lowlevel.FdStream) -> None:
+        text.append(b"".join([chunk async for chunk in stream]).decode(errors="replace"))
+
+    async with trio.lowlevel.FdStream(read) as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(collect, stream)
+        try:
+            yield write, text
+        finally:
+            os.close(write)
+
+
+@asynccontextmanager
+async def open_stage(bound: float = STAGE_BOUND) -> AsyncIterator[Stage]:
+    """
+    A supervisor, with its launcher process, as long as the block lasts.
+
+    Args:
+        bound: Seconds that the block may take.
+
+    Raises:
+        Broken: It took too long.
+    """
+    idle, kept = os.pipe()
+    try:
+        with trio.fail_after(bound * PATIENCE):
+            async with open_supervisor() as supervisor:
+                yield Stage(supervisor, idle)
+    except trio.TooSlowError as error:
+        raise Broken(f"it is not done after {bound * PATIENCE:g} s", do="bound what the driver waits for") from error
+    finally:
+        os.close(idle)
+        os.close(kept)
+
+
+def forget(paths: Sequence[str]) -> None:
+    """Remove what a driver would find done already."""
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def nothing_left(after: str, keeps: Sequence[str]) -> Iterator[None]:
+    """
+    At the end of the block nothing is left of what has been made inside.
+
+    Args:
+        after: What has happened in the block, in words.
+        keeps: Directories of what stays on purpose, such as a cache.
+
+    Raises:
+        Broken: Something is left.
+    """
+    before = Snapshot.take(MARK)
+    with watched() as changes:
+        yield
+        left = dict.fromkeys(before.left(lambda: changes.left(tuple(keeps))))
+    require(
+        not left,
+        f"after {after}: {'; '.join(left)}",
+        do="undo in `host`, in a `finally`, all that it did before; `keeps` of the test's class names a cache",
+    )
