@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pysuper.testing import CgroupDriverTests, NamespaceDriverTests, NetworkDriverTests, RootfsDriverTests
+from pysuper.testing import CgroupDriverTests, HookTests, NamespaceDriverTests, NetworkDriverTests, RootfsDriverTests
 from roots import make_busybox
 
 MARKER = {"/etc/marker": "this root, and no other\n"}
@@ -136,3 +138,38 @@ class TestCgroupNamespace(NamespaceDriverTests):
 
 class TestTimeNamespace(NamespaceDriverTests):
     driver = "time"
+
+
+class TestCommandHook(HookTests):
+    driver = "command:sh -c 'cat > /dev/null'"
+
+
+class TestPrometheusHook(HookTests):
+    driver = "prometheus"
+    wrong = ("prometheus:nowhere", "prometheus:127.0.0.1:http")
+
+    @pytest.fixture(autouse=True)
+    def _endpoint(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        self.options = {"listen": address, "file": str(tmp_path / "metrics.prom")}
+        self.keeps = [self.options["file"]]
+
+
+class TestSystemdHook(HookTests):
+    driver = "systemd"
+
+    @pytest.fixture(autouse=True)
+    def _manager(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """One that reads what it is told, as systemd does."""
+        address = str(tmp_path / "notify")
+        code = (
+            "import socket, sys\nserver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nserver.bind(sys.argv[1])\n"
+        )
+        code += "print('ready', flush=True)\nwhile server.recv(4096): pass"
+        with subprocess.Popen([sys.executable, "-c", code, address], stdout=subprocess.PIPE) as manager:
+            assert manager.stdout is not None
+            manager.stdout.readline()
+            monkeypatch.setenv("NOTIFY_SOCKET", address)
+            yield
+            manager.kill()

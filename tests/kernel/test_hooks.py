@@ -17,9 +17,10 @@ import trio
 import trio.lowlevel
 
 import pysuper
-from machine import CancelAt, Snapshot
+from machine import Snapshot
 from pysuper.drivers import Hook, LifecycleEvent
 from pysuper.errors import DriverError
+from pysuper.testing.faults import cancelled_at
 from registered import register as register  # noqa: PLC0414 - a fixture
 from stackfiles import Stacks
 
@@ -285,21 +286,20 @@ async def test_cancellation_at_every_checkpoint_tells_every_hook_the_end(registe
         step += 1
         told: list[LifecycleEvent] = []
         name = f"recorder-{step}"
-        with trio.fail_after(30), trio.CancelScope() as scope:
-            instrument = CancelAt(scope, step)
-            trio.lowlevel.add_instrument(instrument)
-            try:
-                async with pysuper.open_supervisor(hooks=[register(name, recorder(told))]) as supervisor:
-                    await (await supervisor.start(spec("sleep 0.01", stop_timeout=0.05))).wait()
-            finally:
-                trio.lowlevel.remove_instrument(instrument)
+        hook = register(name, recorder(told))
+
+        async def live(hook: pysuper.DriverChoice = hook) -> None:
+            async with pysuper.open_supervisor(hooks=[hook]) as supervisor:
+                await (await supervisor.start(spec("sleep 0.01", stop_timeout=0.05))).wait()
+
+        cancelled = await cancelled_at(step, live)
         Snapshot.take_settled(before).assert_equals(before)
         if told:
             assert kinds(told)[0] == "before_create"
             assert kinds(told)[-2] == "exited"
             assert kinds(told)[-1] in {"stopped", "failed"}
             assert kinds(told).count("exited") == 1
-        if not scope.cancel_called:
+        if not cancelled:
             break
     assert step > 20
 

@@ -45,12 +45,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pysuper.testing.cgroup import CgroupDriverTests as CgroupDriverTests
+    from pysuper.testing.hook import HookTests as HookTests
     from pysuper.testing.namespace import NamespaceDriverTests as NamespaceDriverTests
     from pysuper.testing.network import NetworkDriverTests as NetworkDriverTests
     from pysuper.testing.rootfs import RootfsDriverTests as RootfsDriverTests
 
 _HOME_OF = {
     "CgroupDriverTests": "pysuper.testing.cgroup",
+    "HookTests": "pysuper.testing.hook",
     "NamespaceDriverTests": "pysuper.testing.namespace",
     "NetworkDriverTests": "pysuper.testing.network",
     "RootfsDriverTests": "pysuper.testing.rootfs",

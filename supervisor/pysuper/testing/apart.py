@@ -25,17 +25,18 @@ from typing import Any
 import attrs
 import trio
 
-from pysuper import registry, syscalls
-from pysuper.drivers import Detection
+from pysuper import syscalls
+from pysuper.discovery import add_directory, registrations
+from pysuper.drivers import Driver
 from pysuper.errors import PysuperError
 from pysuper.planning import make_plan
 from pysuper.spec import ContainerSpec, DriverChoice
 from pysuper.testing.changes import Changes, watched
 from pysuper.testing.faults import act_at
 from pysuper.testing.machine import PATIENCE, Snapshot
+from pysuper.testing.plugin import context_of, contribution, create, load
 from pysuper.testing.rules import Broken, NotHere
 from pysuper.testing.stage import IDLE, MARK, forget, open_stage, spec_with
-from pysuper.testing.subject import context_of, contribution, create
 
 __all__ = ["Killed", "Lived", "killed", "lived_as_user"]
 
@@ -78,7 +79,7 @@ def killed(kind: str, choice: DriverChoice, keeps: Sequence[str], forgets: Seque
 
     Args:
         kind, choice: Of the driver.
-        keeps, forgets: See `Subject`.
+        keeps, forgets: See `PluginTests`.
 
     Raises:
         Broken: A supervisor ended before it was killed.
@@ -106,7 +107,11 @@ def lived_as_user(kind: str, choice: DriverChoice) -> Lived:
 
 
 def _described(kind: str, choice: DriverChoice) -> dict[str, Any]:
-    return {"kind": kind, "choice": attrs.asdict(choice)}
+    """Also where it is found: PYTHONPATH would not do, since root does not trust it."""
+    directories = sorted(
+        {os.path.dirname(plugin.owner) for plugin in registrations(f"pysuper.{kind}") if not plugin.version}
+    )
+    return {"kind": kind, "choice": attrs.asdict(choice), "path": sys.path, "directories": directories}
 
 
 def _ask(request: dict[str, Any], user: int | None) -> dict[str, Any]:
@@ -119,7 +124,6 @@ def _ask(request: dict[str, Any], user: int | None) -> dict[str, Any]:
 
 def _run(command: list[str], text: str, user: int | None) -> subprocess.CompletedProcess[str]:
     other: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": [], "cwd": "/"}
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(
         command,
         input=text,
@@ -127,7 +131,6 @@ def _run(command: list[str], text: str, user: int | None) -> subprocess.Complete
         text=True,
         check=False,
         timeout=_BOUND * PATIENCE,
-        env=environment,
         **other,
     )
 
@@ -135,10 +138,14 @@ def _run(command: list[str], text: str, user: int | None) -> subprocess.Complete
 def main() -> None:
     """Do what standard input asks for, and print what was found."""
     request = json.load(sys.stdin)
+    sys.path[:] = request["path"]
+    for directory in request["directories"]:
+        add_directory(directory)
     kind, choice = request["kind"], DriverChoice(**request["choice"])
     spec = spec_with(kind, choice, ("/bin/sh", "-c", IDLE if request["do"] == "kill" else "exit 0"))
     if request["do"] == "kill":
-        answer = _kill_at_each_step(spec, tuple(request["keeps"]), request["forgets"])
+        hooks = [choice] if kind == "hook" else []
+        answer = _kill_at_each_step(spec, hooks, tuple(request["keeps"]), request["forgets"])
     else:
         answer = attrs.asdict(_live(kind, choice, spec))
     json.dump(answer, sys.stdout)
@@ -148,14 +155,16 @@ def _live(kind: str, choice: DriverChoice, spec: ContainerSpec) -> Lived:
     """The whole life of a container. Its driver is asked alone before, since a supervisor excuses what it raises."""
 
     async def live() -> None:
-        async with open_stage() as stage:
+        async with open_stage(hooks=[choice] if kind == "hook" else []) as stage:
             await stage.run(spec)
 
     try:
-        detection: Detection = registry.load(f"pysuper.{kind}", choice.name).detect()
+        detection = load(kind, choice).detect()
         if not detection.works:
             return Lived(detection.reason)
-        contribution(create(kind, choice), context_of(spec))
+        plugin = create(kind, choice)
+        if isinstance(plugin, Driver):
+            contribution(plugin, context_of(spec))
         trio.run(live)
     except PysuperError as error:
         return Lived(str(error))
@@ -164,13 +173,15 @@ def _live(kind: str, choice: DriverChoice, spec: ContainerSpec) -> Lived:
     return Lived(None)
 
 
-def _kill_at_each_step(spec: ContainerSpec, keeps: tuple[str, ...], forgets: list[str]) -> dict[str, Any]:
+def _kill_at_each_step(
+    spec: ContainerSpec, hooks: list[DriverChoice], keeps: tuple[str, ...], forgets: list[str]
+) -> dict[str, Any]:
     syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     make_plan(spec)  # so that everything is imported before the first fork
     for step in itertools.count(1):
         forget(forgets)
         before = Snapshot.take(MARK)
-        status, told = _forked(spec, step)
+        status, told = _forked(spec, hooks, step)
         changes = Changes(made=[line for line in told if line != _RUNNING])
         left = before.left(functools.partial(_left, changes, keeps))
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
@@ -188,13 +199,13 @@ def _left(changes: Changes, keeps: tuple[str, ...]) -> list[str]:
     return changes.left(keeps)
 
 
-def _forked(spec: ContainerSpec, step: int) -> tuple[int, list[str]]:
+def _forked(spec: ContainerSpec, hooks: list[DriverChoice], step: int) -> tuple[int, list[str]]:
     """Live in a child until it is killed; its wait status, and what it has said meanwhile."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            trio.run(_live_until, spec, step, write)
+            trio.run(_live_until, spec, hooks, step, write)
         except BaseException:
             traceback.print_exc()
         os._exit(1)
@@ -204,7 +215,7 @@ def _forked(spec: ContainerSpec, step: int) -> tuple[int, list[str]]:
     return os.waitpid(pid, 0)[1], told
 
 
-async def _live_until(spec: ContainerSpec, step: int, write: int) -> None:
+async def _live_until(spec: ContainerSpec, hooks: list[DriverChoice], step: int, write: int) -> None:
     """Kill this process at a task step, or when the container runs."""
 
     def kill() -> None:
@@ -214,7 +225,7 @@ async def _live_until(spec: ContainerSpec, step: int, write: int) -> None:
         os.write(write, os.fsencode(f"{line}\n"))
 
     with watched(tell), act_at(step, kill):
-        async with open_stage() as stage:
+        async with open_stage(hooks=hooks) as stage:
             await stage.start(spec)
             tell(_RUNNING)
             kill()

@@ -19,9 +19,9 @@ from pysuper.spec import Limits
 from pysuper.testing.driver import DriverTests
 from pysuper.testing.limits import ENFORCED
 from pysuper.testing.machine import PATIENCE
+from pysuper.testing.plugin import contribution
 from pysuper.testing.rules import Broken, NotHere, require, rule
 from pysuper.testing.stage import IDLE, Stage, interpreter
-from pysuper.testing.subject import contribution
 
 __all__ = ["CgroupDriverTests"]
 

@@ -5,13 +5,15 @@ Rules for drivers of namespaces.
 from __future__ import annotations
 
 import os
+from typing import cast
 
 from pysuper import receipts
 from pysuper.container import Container
+from pysuper.drivers import NamespaceDriver
 from pysuper.testing.driver import DriverTests
+from pysuper.testing.plugin import contribution
 from pysuper.testing.rules import require, rule
 from pysuper.testing.stage import IDLE, Stage
-from pysuper.testing.subject import contribution
 
 __all__ = ["NamespaceDriverTests"]
 
@@ -24,7 +26,7 @@ class NamespaceDriverTests(DriverTests):
     @property
     def namespace(self) -> str:
         """The kernel's abbreviation of what it makes."""
-        return self.choice.name
+        return cast("type[NamespaceDriver]", self.load()).namespace or self.choice.name
 
     @rule(
         "That the namespace is the container's own, is a promise.",

@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 import attrs
 import trio
 
-from pysuper.errors import PysuperError
+from pysuper.errors import PysuperError, alone
 
 __all__ = ["Broken", "NotHere", "Rule", "require", "rule", "rules_of"]
 
@@ -84,7 +84,7 @@ def rule(
             try:
                 _run(functools.partial(check, self, *args, **kwargs))
             except (Exception, SystemExit) as error:
-                problem = _alone(error)
+                problem = alone(error)
             else:
                 return
             # Not above: what runs in a process of its own needs no pytest, and starts sooner without.
@@ -121,14 +121,7 @@ def _run(check: Callable[[], Awaitable[None] | None]) -> None:
         check()
 
 
-def _alone(error: Exception | SystemExit) -> Exception | SystemExit:
-    """What is in a group of one, which nurseries make."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-def _as_broken(problem: Exception | SystemExit, source: str | None) -> Broken | None:
+def _as_broken(problem: BaseException, source: str | None) -> Broken | None:
     """What goes wrong is the driver's, unless it is no error of pysuper's, and none of the driver's code took part."""
     where = _where(problem, source)
     if isinstance(problem, Broken):

@@ -8,15 +8,17 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 import attrs
 import trio
 
+from pysuper import registry
 from pysuper.container import Container
-from pysuper.drivers import Launched, Launcher, Trace
+from pysuper.drivers import Launched, Launcher, NamespaceDriver, Trace
+from pysuper.hooks import Subject
 from pysuper.plan import Plan
 from pysuper.record import ExitRecord
 from pysuper.spec import BindMount, ContainerSpec, DriverChoice
@@ -52,10 +54,13 @@ _numbers = itertools.count()
 
 
 def spec_with(kind: str, choice: DriverChoice, command: tuple[str, ...], **fields: Any) -> ContainerSpec:
-    """A container that has the driver under test, and defaults otherwise."""
+    """A container that has the driver under test, and defaults otherwise; a hook is its supervisor's."""
     fields.setdefault("name", f"{MARK}{next(_numbers)}")
     fields.setdefault("stop_timeout", 0.1)
-    if kind != "namespace":  # where the driver is that of its name
+    if kind == "namespace":
+        driver: type[NamespaceDriver] = registry.load("pysuper.namespace", choice.name, choice.distribution)
+        fields["namespaces"] = {driver.namespace or choice.name: choice}
+    elif kind != "hook":
         fields[kind] = choice
     return ContainerSpec(command=command, **fields)
 
@@ -113,6 +118,7 @@ class Stage:
     A supervisor whose containers are watched. Made by `open_stage`.
 
     Attributes:
+        supervisor: The supervisor.
         observer: Its launcher.
     """
 
@@ -123,12 +129,14 @@ class Stage:
         """
         self.observer = Observer(supervisor._launcher)
         supervisor._launcher = self.observer
-        self._supervisor = supervisor
+        self.supervisor = supervisor
         self._idle = idle
 
-    async def start(self, spec: ContainerSpec, *, stdout: int | None = None) -> Container:
+    async def start(
+        self, spec: ContainerSpec, *, stdout: int | None = None, subject: Subject | None = None
+    ) -> Container:
         """Start a container, whose standard error is dropped."""
-        return await self._supervisor.start(spec, stdin=self._idle, stdout=stdout, stderr=None)
+        return await self.supervisor.start(spec, stdin=self._idle, stdout=stdout, stderr=None, subject=subject)
 
     async def run(self, spec: ContainerSpec) -> ExitRecord:
         """Run one to its end."""
@@ -188,13 +196,20 @@ async def _collected() -> AsyncIterator[tuple[int, list[str]]]:
             os.close(write)
 
 
+def _ignore(_line: str) -> None:
+    """What warnings are for is not always under test."""
+
+
 @asynccontextmanager
-async def open_stage(bound: float = STAGE_BOUND) -> AsyncIterator[Stage]:
+async def open_stage(
+    bound: float = STAGE_BOUND, *, hooks: Sequence[DriverChoice] = (), warn: Callable[[str], None] = _ignore
+) -> AsyncIterator[Stage]:
     """
     A supervisor, with its launcher process, as long as the block lasts.
 
     Args:
         bound: Seconds that the block may take.
+        hooks, warn: See `open_supervisor`.
 
     Raises:
         Broken: It took too long.
@@ -202,7 +217,7 @@ async def open_stage(bound: float = STAGE_BOUND) -> AsyncIterator[Stage]:
     idle, kept = os.pipe()
     try:
         with trio.fail_after(bound * PATIENCE):
-            async with open_supervisor() as supervisor:
+            async with open_supervisor(hooks=hooks, warn=warn) as supervisor:
                 yield Stage(supervisor, idle)
     except trio.TooSlowError as error:
         raise Broken(f"it is not done after {bound * PATIENCE:g} s", do="bound what the driver waits for") from error
