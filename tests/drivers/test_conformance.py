@@ -74,7 +74,8 @@ class TestTarRootfs(RootfsDriverTests):
         with tarfile.open(path, "w") as archive:
             archive.add(tree, ".")
         self.driver = f"tar:{path}"
-        images = Path("/var/cache/pysuper/images")
+        cache = Path("/var/cache") if os.geteuid() == 0 else Path.home() / ".cache"
+        images = cache / "pysuper/images"
         self.keeps = [str(images)]
         # Unpacked in each test anew.
         self.forgets = [str(images / hashlib.sha256(path.read_bytes()).hexdigest())]

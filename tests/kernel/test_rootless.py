@@ -1,79 +1,16 @@
-"""
-The same program as an ordinary user: what works, works; what cannot, says why.
-
-The interpreter of the test run may lie where other users cannot look, so the lane takes one that they can, of the same
-version, and a copy of the code.
-"""
+"""The same program as an ordinary user: what works, works; what cannot, says why."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ordinary import USER, Run, home as home, public as public, python_as_user as python_as_user  # noqa: PLC0414
 from pysuper.spec import NAMESPACES
-
-ROOT = Path(__file__).resolve().parents[2]
-USER = 54321
-BECOME_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def public_python() -> str | None:
-    """An interpreter of this version that every user can run."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for candidate in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        # Not setpriv itself, which still has root's capabilities, but the program after it has to find it.
-        as_user = [*BECOME_USER, "env", candidate, "-c", ""]
-        if os.path.exists(candidate) and subprocess.run(as_user, capture_output=True, check=False).returncode == 0:
-            return candidate
-    return None
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
-    """A directory of the user's; pytest's own are root's alone."""
-    with tempfile.TemporaryDirectory(prefix="pysuper-rootless-") as name:
-        os.chown(name, USER, USER)
-        yield Path(name)
-
-
-@pytest.fixture(scope="module")
-def python_as_user(home: Path) -> Run:
-    """Run the interpreter with these arguments, with pysuper installed."""
-    if os.geteuid() != 0:
-        pytest.skip("changes to another user, which needs root")
-    python = public_python()
-    if python is None:
-        pytest.skip("no interpreter of this version can be run by other users")
-    site = home / "site"
-    packages = Path(pytest.__file__).parents[1]
-    shutil.copytree(packages, site, ignore=shutil.ignore_patterns("__pycache__", "mypy*", "ruff*"))
-    for source in ("supervisor/pysuper", "plugins/pysuper_plugins"):
-        shutil.copytree(ROOT / source, site / Path(source).name, dirs_exist_ok=True)
-
-    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [*BECOME_USER, "env", python, *arguments]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(site), **more}
-        return subprocess.run(
-            command,
-            cwd=home,
-            env=environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-            check=False,
-        )
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ To run it:
 Each test is a *rule*: a promise that every driver of its kind keeps, and the reason why. A failure says which rule is
 broken, why it exists, what was found, and what to do:
 
-    the cgroup driver 'pids-v1' breaks a rule: Nothing of a container is left, however it ends.
+    the cgroup driver 'pids-v1' of my-plugin 1.0 breaks a rule: Nothing of a container is left, however it ends.
       why:   what is left of each container adds up, until the machine has no room for another one.
-      found: after a normal end: the cgroup /sys/fs/cgroup/pids/pids-v1.check4711x3.5f0c9a17 is left
+      found: after a normal end there is still the cgroup /sys/fs/cgroup/pids/pids-v1.check4711x3.5f0c9a17
       do:    undo in `host`, in a `finally`, all that it did before; `keeps` of the test's class names a cache
 
 What cannot be checked on a machine is skipped, with the reason. Nothing is mocked: containers are started, killed,

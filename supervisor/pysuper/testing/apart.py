@@ -33,7 +33,7 @@ from pysuper.planning import make_plan
 from pysuper.spec import ContainerSpec, DriverChoice
 from pysuper.testing.changes import Changes, watched
 from pysuper.testing.faults import act_at
-from pysuper.testing.machine import PATIENCE, Snapshot
+from pysuper.testing.machine import PATIENCE, Snapshot, children
 from pysuper.testing.plugin import context_of, contribution, create, load
 from pysuper.testing.rules import Broken, NotHere
 from pysuper.testing.stage import IDLE, MARK, forget, open_stage, spec_with
@@ -98,7 +98,7 @@ def lived_as_user(kind: str, choice: DriverChoice) -> Lived:
         NotHere: This interpreter, or the code, is not for other users to see.
     """
     try:
-        probe = [sys.executable, "-c", f"import {__name__}"]
+        probe = [sys.executable, "-P", "-c", f"import {__name__}"]
         if _run(probe, "", _USER).returncode != 0:
             raise PermissionError
     except OSError:
@@ -115,7 +115,7 @@ def _described(kind: str, choice: DriverChoice) -> dict[str, Any]:
 
 
 def _ask(request: dict[str, Any], user: int | None) -> dict[str, Any]:
-    done = _run([sys.executable, "-m", __name__], json.dumps(request), user)
+    done = _run([sys.executable, "-P", "-m", __name__], json.dumps(request), user)
     if done.returncode != 0:
         raise Broken(done.stderr.strip(), do="see the traceback")
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -186,6 +186,8 @@ def _kill_at_each_step(
         left = before.left(functools.partial(_left, changes, keeps))
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
             return {"error": f"at task step {step} it ended, before it was killed"}
+        for pid in children():  # which have been found, and would hold the pipes open that we write to
+            os.kill(pid, signal.SIGKILL)
         if left or _RUNNING in told:
             return {"step": step, "left": list(dict.fromkeys(left))}
     raise AssertionError

@@ -18,7 +18,7 @@ from pysuper.planning import is_privileged
 from pysuper.spec import Limits
 from pysuper.testing.driver import DriverTests
 from pysuper.testing.limits import ENFORCED
-from pysuper.testing.machine import PATIENCE
+from pysuper.testing.machine import PATIENCE, wait_until
 from pysuper.testing.plugin import contribution
 from pysuper.testing.rules import Broken, NotHere, require, rule
 from pysuper.testing.stage import IDLE, Stage, interpreter
@@ -43,16 +43,17 @@ print(*children, flush=True)
 time.sleep(1000)
 """
 
-#: A process that forks, goes on as its child, and so on, for a minute: whoever reads pids and signals them comes too
-#: late. The first one stays, and takes in the dead, PR_SET_CHILD_SUBREAPER(2const).
+#: A process that forks and goes on as its child, two hundred times a second, for ten seconds: whoever reads pids and
+#: signals them comes too late. The first one stays, and takes in the dead, PR_SET_CHILD_SUBREAPER(2const).
 _HARE = """
 import ctypes, os, signal, time
 ctypes.CDLL(None).prctl(36, 1)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-end = time.monotonic() + 60
+end = time.monotonic() + 10
 if os.fork() == 0:
     print("runs", flush=True)
     while time.monotonic() < end:
+        time.sleep(0.005)
         if os.fork():
             os._exit(0)
     os._exit(0)
@@ -190,14 +191,12 @@ class CgroupDriverTests(DriverTests):
     )
     async def test_joins_before_the_cgroup_namespace_is_made(self) -> None:
         self.require_working()
-        async with self.stage() as stage:
-            container = await stage.start(self.spec(IDLE))
-            first = await stage.output(self.spec("cat /proc/self/cgroup"))
-            joined = await stage.executed(container, "cat", "/proc/self/cgroup")
         do = "add the step that joins in Phase.CGROUP, or call plan.born_in_cgroup()"
-        for who, text in (("the first process", first), ("a command that joins", joined)):
-            outside = [line for line in text.splitlines() if not line.endswith(":/")]
-            require(text and not outside, f"{who} is in {', '.join(outside) or 'no cgroup'}", do=do)
+        async with self.stage() as stage:
+            first = await stage.output(self.spec("cat /proc/self/cgroup"))
+            _require_root("the first process", first, do)
+            container = await stage.start(self.spec(IDLE))
+            _require_root("a command that joins", await stage.executed(container, "cat", "/proc/self/cgroup"), do)
 
     @rule(
         "processes() lists what is in it, commands that join included.",
@@ -226,7 +225,7 @@ class CgroupDriverTests(DriverTests):
         async with self.stage() as stage:
             container, _ = await self._running(stage, _HARE)
             _cgroup(container).kill()
-            await self._require_empty(container, "kill()")
+            self._require_empty(container, "kill()")
 
     @rule(
         "kill() kills what is frozen.",
@@ -239,14 +238,13 @@ class CgroupDriverTests(DriverTests):
             container, _ = await self._running(stage, _FAMILY)
             self._freeze(container)
             _cgroup(container).kill()
-            await self._require_empty(container, "freeze() and kill()")
+            self._require_empty(container, "freeze() and kill()")
 
-    async def _require_empty(self, container: Container, after: str) -> None:
+    def _require_empty(self, container: Container, after: str) -> None:
+        """Blocks the supervisor, which would notice that the container has ended, and kill once more."""
         do = "freeze, kill, thaw, in that order, with cgroup v1; write to cgroup.kill with v2"
+        wait_until(lambda: not _cgroup(container).processes(), _DEAD)
         left = _cgroup(container).processes()
-        with trio.move_on_after(_DEAD * PATIENCE):
-            while left := _cgroup(container).processes():
-                await trio.sleep(0.01)
         require(not left, f"{_DEAD * PATIENCE:g} s after {after} there are still the processes {left}", do=do)
 
     @rule(
@@ -263,7 +261,7 @@ class CgroupDriverTests(DriverTests):
             before = _ticks(container.pid)
             await trio.sleep(_FROZEN)
             require(_ticks(container.pid) == before, f"it used CPU time in {_FROZEN} s after freeze()", do=do)
-            _cgroup(container).thaw()
+            container.resume()
             with trio.move_on_after(_DEAD * PATIENCE):
                 while _ticks(container.pid) == before:
                     await trio.sleep(0.01)
@@ -271,7 +269,7 @@ class CgroupDriverTests(DriverTests):
 
     def _freeze(self, container: Container) -> None:
         try:
-            _cgroup(container).freeze()
+            container.pause()
         except DriverError as error:
             raise NotHere(f"it says that it cannot freeze: {error}") from error
 
@@ -333,6 +331,12 @@ class CgroupDriverTests(DriverTests):
 
 #: What is counted wherever the limit is held.
 _COUNTED = {"pids_max": ("pids_current", "pids_max_hits"), "memory_max": ("memory_current", "memory_peak", "oom_kills")}
+
+
+def _require_root(who: str, cgroups: str, do: str) -> None:
+    """The content of /proc/self/cgroup says that each is the root of its namespace, cgroup_namespaces(7)."""
+    outside = [line for line in cgroups.splitlines() if not line.endswith(":/")]
+    require(cgroups and not outside, f"{who} is in {', '.join(outside) or 'no cgroup'}", do=do)
 
 
 def _promises(plan: Plan, container: str) -> set[str]:

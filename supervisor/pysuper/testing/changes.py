@@ -38,8 +38,7 @@ class Changes:
 
     def left(self, keeps: tuple[str, ...] = ()) -> list[str]:
         """What came to be and exists, without what is in these directories."""
-        exist = [path for path in dict.fromkeys(self.made) if os.path.lexists(path)]
-        return [f"{path} is left" for path in exist if not _in(path, keeps)]
+        return [path for path in dict.fromkeys(self.made) if os.path.lexists(path) and not _in(path, keeps)]
 
     def add(self, path: str) -> None:
         """Note what is about to be made, unless it is there already."""

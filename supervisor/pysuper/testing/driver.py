@@ -55,8 +55,9 @@ class DriverTests(PlanTests, LifeTests):
             for index in self._steps_to_fail(container.plan):
                 stage.observer.failing = index
                 failure = f"the failure of the step {container.plan.steps[index].describe()!r}"
-                with self.nothing_left(failure), trio.fail_after(30 * PATIENCE):
-                    await self._require_launch_error(stage)
+                async with self.nothing_left(failure):
+                    with trio.fail_after(30 * PATIENCE):
+                        await self._require_launch_error(stage)
 
     @property
     def has_host_side(self) -> bool:
@@ -99,7 +100,7 @@ class DriverTests(PlanTests, LifeTests):
         async with self.stage() as stage:
             # Of the same name, as two supervisors may well have.
             name = self.spec().name
-            first, second = [await stage.start(self.spec(IDLE, name=name)) for _ in range(2)]
+            first, second = [await stage.start(self.spec(IDLE, name=name, init=False)) for _ in range(2)]
             first.kill()
             await first.wait()
             try:

@@ -8,6 +8,7 @@ import inspect
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 
@@ -24,6 +25,7 @@ __all__ = ["InterfaceTests"]
 _QUICK = 1.0
 _ATTEMPTS = 3
 _UNKNOWN = "no-such-option"
+_OPTIONS = "let `Options` be an attrs class with a field for each option"
 
 
 class InterfaceTests(PluginTests):
@@ -59,7 +61,7 @@ class InterfaceTests(PluginTests):
         because="the docstring is the only place where a user learns what may stand in the driver's table.",
     )
     def test_documents_every_option(self) -> None:
-        options = self.load().Options
+        options = self._options()
         documented = set(_documented(options.__doc__ or ""))
         missing = [field.name for field in attrs.fields(options) if field.name not in documented]
         do = "give it a docstring with a section `Attributes:`, and a line `name: What it is, and its unit.` for each"
@@ -70,15 +72,21 @@ class InterfaceTests(PluginTests):
         because="of a misspelt key a user believes that it is in force.",
     )
     def test_refuses_an_unknown_option(self) -> None:
+        self._options()
         self.require_working()
         choice = attrs.evolve(self.choice, options={**self.choice.options, _UNKNOWN: 1})
-        do = "let `Options` be an attrs class with a field for each option"
+        do = _OPTIONS
         try:
             create(self.kind, choice)
         except DriverError as error:
             require(_UNKNOWN in str(error), f"the error does not name it: {error}", do=do)
         else:
             raise Broken(f"it was made with {_UNKNOWN} = 1", do=do)
+
+    def _options(self) -> type[Any]:
+        options = self.load().Options
+        require(attrs.has(options), f"{options.__qualname__} is no attrs class", do=_OPTIONS)
+        return options
 
     @rule(
         "detect() says whether it works here, and if it does not, why.",

@@ -50,18 +50,17 @@ class LifeTests(InterfaceTests):
     )
     async def test_nothing_is_left(self, end: str) -> None:
         self.require_working()
-        with self.nothing_left(_ENDS[end]):
-            async with self.stage() as stage:
-                if end == "missing":
-                    await self._start_nothing(stage)
-                elif end in ("stopped", "killed"):
-                    container = await stage.start(self.spec(f"trap '' TERM; {IDLE}"))
-                    if end == "killed":
-                        container.kill()
-                    await container.stop()
-                    await container.wait()
-                else:
-                    await stage.run(self.spec("exit 0" if end == "normal" else "exit 3"))
+        async with self.nothing_left(_ENDS[end]), self.stage() as stage:
+            if end == "missing":
+                await self._start_nothing(stage)
+            elif end in ("stopped", "killed"):
+                container = await stage.start(self.spec(f"trap '' TERM; {IDLE}"))
+                if end == "killed":
+                    container.kill()
+                await container.stop()
+                await container.wait()
+            else:
+                await stage.run(self.spec("exit 0" if end == "normal" else "exit 3"))
 
     async def _start_nothing(self, stage: Stage) -> None:
         command = "/no/such/command"
@@ -85,7 +84,7 @@ class LifeTests(InterfaceTests):
 
         await live()
         for step in range(1, _MANY):
-            with self.nothing_left(f"cancellation at task step {step}"):
+            async with self.nothing_left(f"cancellation at task step {step}"):
                 if not await cancelled_at(step, live):
                     return
         raise Broken(
@@ -103,7 +102,7 @@ class LifeTests(InterfaceTests):
         async with self.stage(math.inf) as stage:
             await stage.run(self.spec())  # the first one takes what a supervisor keeps, such as a block of ids
             for free in range(_MANY):
-                with self.nothing_left(f"a start with {free} free descriptors"):
+                async with self.nothing_left(f"a start with {free} free descriptors"):
                     try:
                         with few_descriptors(free):
                             await stage.run(self.spec())
@@ -125,7 +124,8 @@ class LifeTests(InterfaceTests):
             "announce in `traces` each directory and cgroup that `host` is going to make; or make it of what ends with "
         )
         do += "the process that has it, as a descriptor does"
-        require(not found.left, f"killed at task step {found.step}: {'; '.join(found.left)}", do=do)
+        left = ", ".join(found.left)
+        require(not left, f"a second after a kill at task step {found.step} there is still {left}", do=do)
 
     @rule(
         "It does not keep the event loop from running.",

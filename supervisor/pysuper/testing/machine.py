@@ -18,13 +18,24 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["PATIENCE", "CgroupTree", "Snapshot", "alive", "cgroup_trees", "cgroups", "children", "wait_until"]
+__all__ = [
+    "PATIENCE",
+    "SETTLED",
+    "CgroupTree",
+    "Leftovers",
+    "Snapshot",
+    "alive",
+    "cgroup_trees",
+    "cgroups",
+    "children",
+    "wait_until",
+]
 
 #: How many times longer than on real hardware things may take; for emulated processors.
 PATIENCE = float(os.environ.get("PYSUPER_TEST_PATIENCE", "1"))
 
 #: Seconds in which nothing may be left of what has ended.
-_SETTLED = 1.0
+SETTLED = 1.0
 
 
 def children(pid: int | None = None) -> set[int]:
@@ -44,7 +55,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool], bound: float = _SETTLED) -> bool:
+def wait_until(condition: Callable[[], bool], bound: float = SETTLED) -> bool:
     """Whether it has come true within that many seconds."""
     deadline = time.monotonic() + bound * PATIENCE
     while not condition() and time.monotonic() < deadline:
@@ -146,48 +157,61 @@ class Snapshot:
 
     def assert_equals(self, before: Snapshot) -> None:
         """Say what is left."""
-        if found := self.differences(before):
+        if found := self.new_since(before) + [f"{what} is gone" for what in before.new_since(self)]:
             raise AssertionError("; ".join(found))
 
-    def differences(self, before: Snapshot) -> list[str]:
-        """What there is, and was not before; and the other way round."""
-        mounts, was = Counter(self.mounts), Counter(before.mounts)
+    def new_since(self, before: Snapshot) -> list[str]:
+        """What there is, and was not before."""
         pairs: list[tuple[str, set[str], set[str]]] = [
             ("the process", {str(pid) for pid in self.children}, {str(pid) for pid in before.children}),
             ("the cgroup", set(self.cgroups), set(before.cgroups)),
-            ("the mount", set(mounts - was), set(was - mounts)),
+            ("the mount", set(Counter(self.mounts) - Counter(before.mounts)), set()),
             ("the network interface", set(self.interfaces), set(before.interfaces)),
         ]
-        if len(self.descriptors) != len(before.descriptors):
-            ours, theirs = (
-                {f"{number} -> {target}" for number, target in descriptors.items()}
-                for descriptors in (self.descriptors, before.descriptors)
+        if len(self.descriptors) > len(before.descriptors):
+            now, then = (
+                {f"{number} -> {target}" for number, target in snapshot.descriptors.items()}
+                for snapshot in (self, before)
             )
-            pairs.append(("the descriptor", ours, theirs))
-        new = [f"{what} {name} is left" for what, now, then in pairs for name in sorted(now - then)]
-        return new + [f"{what} {name} is gone" for what, now, then in pairs for name in sorted(then - now)]
+            pairs.append(("the descriptor", now, then))
+        return [f"{what} {name}" for what, now, then in pairs for name in sorted(now - then)]
+
+    def watch(self, more: Callable[[], list[str]] = list) -> Leftovers:
+        """See `Leftovers`."""
+        return Leftovers(lambda: Snapshot.take(self.mark).new_since(self) + more())
 
     def left(self, more: Callable[[], list[str]] = list) -> list[str]:
         """
-        What has changed since, and stays so for a second; none of it, as soon as nothing does.
-
-        What others do on the machine meanwhile comes and goes, and does not count.
+        What is new since, and does not go away within a second.
 
         Args:
-            more: Says what else is left.
+            more: Names more of what is new.
         """
-        stays = set(self._now(more))
+        leftovers = self.watch(more)
+        wait_until(leftovers.gone)
+        return leftovers.names()
 
-        def settled() -> bool:
-            if stays:
-                stays.intersection_update(self._now(more))
-            return not stays
 
-        wait_until(settled)
-        return sorted(stays)
+class Leftovers:
+    """What is new, and has been at every look; what others make on the machine meanwhile comes and goes."""
 
-    def _now(self, more: Callable[[], list[str]]) -> list[str]:
-        return self.take(self.mark).differences(self) + more()
+    def __init__(self, look: Callable[[], list[str]]) -> None:
+        """
+        Args:
+            look: Names what is new.
+        """
+        self._look = look
+        self._always = set(look())
+
+    def gone(self) -> bool:
+        """Whether nothing of it is left; looks again."""
+        if self._always:
+            self._always &= set(self._look())
+        return not self._always
+
+    def names(self) -> list[str]:
+        """What has been there at every look."""
+        return sorted(self._always)
 
 
 def _descriptors() -> dict[int, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -141,7 +141,7 @@ class PluginTests:
         self.warned = []
         return open_stage(bound, hooks=[self.choice] if self.kind == "hook" else [], warn=self.warned.append)
 
-    def nothing_left(self, after: str) -> AbstractContextManager[None]:
+    def nothing_left(self, after: str) -> AbstractAsyncContextManager[None]:
         """See `stage.nothing_left`."""
         return nothing_left(after, self.keeps)
 
@@ -201,7 +201,7 @@ def nothing_changed(method: str) -> Iterator[None]:
         yield
     require(not changes.calls, f"{method} called {', '.join(changes.calls)}", do=do)
     left = before.left()
-    require(not left, f"after {method}: {'; '.join(left)}", do=do)
+    require(not left, f"after {method} there is still {', '.join(left)}", do=do)
 
 
 @contextmanager

@@ -8,12 +8,14 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from io import FileIO
 from typing import Any
 
 import attrs
 import trio
+import trio.testing
 
 from pysuper import registry
 from pysuper.container import Container
@@ -25,7 +27,7 @@ from pysuper.spec import BindMount, ContainerSpec, DriverChoice
 from pysuper.steps import Step, WriteFile
 from pysuper.supervisor import Supervisor, open_supervisor
 from pysuper.testing.changes import note, watched
-from pysuper.testing.machine import PATIENCE, Snapshot
+from pysuper.testing.machine import PATIENCE, SETTLED, Snapshot
 from pysuper.testing.rules import Broken, require
 
 __all__ = [
@@ -144,9 +146,10 @@ class Stage:
 
     async def recorded(self, spec: ContainerSpec) -> tuple[ExitRecord, str]:
         """Run one to its end; its record, and its standard output."""
-        async with _collected() as (write, text):
-            record = await (await self.start(spec, stdout=write)).wait()
-        return record, "".join(text)
+        async with _pipe() as (stream, write):
+            container = await self.start(spec, stdout=write.fileno())
+            text = await _everything(stream, write)
+            return await container.wait(), text
 
     async def output(self, spec: ContainerSpec) -> str:
         """Run one to its end, which has to be a good one; its standard output."""
@@ -158,12 +161,9 @@ class Stage:
 
     async def told(self, spec: ContainerSpec) -> tuple[Container, str]:
         """Start one, and wait until it has said a line; the container, which runs on, and the line."""
-        read, write = os.pipe()
-        async with trio.lowlevel.FdStream(read) as stream:
-            try:
-                container = await self.start(spec, stdout=write)
-            finally:
-                os.close(write)
+        async with _pipe() as (stream, write):
+            container = await self.start(spec, stdout=write.fileno())
+            write.close()
             text = b""
             while not text.endswith(b"\n"):
                 more = await stream.receive_some()
@@ -174,26 +174,25 @@ class Stage:
 
     async def executed(self, container: Container, *command: str) -> str:
         """The standard output of one more command in a container."""
-        async with _collected() as (write, text), container.execute(command, stdout=write) as execution:
+        async with _pipe() as (stream, write), container.execute(command, stdout=write.fileno()) as execution:
+            text = await _everything(stream, write)
             await execution.wait()
-        return "".join(text)
+            return text
 
 
 @asynccontextmanager
-async def _collected() -> AsyncIterator[tuple[int, list[str]]]:
-    """A descriptor to write to, and a list that holds all that was written once the block is left."""
-    text: list[str] = []
+async def _pipe() -> AsyncIterator[tuple[trio.lowlevel.FdStream, FileIO]]:
+    """Both ends; the one to write to may be closed before."""
     read, write = os.pipe()
+    async with trio.lowlevel.FdStream(read) as stream:
+        with FileIO(write, "w") as file:
+            yield stream, file
 
-    async def collect(stream: trio.lowlevel.FdStream) -> None:
-        text.append(b"".join([chunk async for chunk in stream]).decode(errors="replace"))
 
-    async with trio.lowlevel.FdStream(read) as stream, trio.open_nursery() as nursery:
-        nursery.start_soon(collect, stream)
-        try:
-            yield write, text
-        finally:
-            os.close(write)
+async def _everything(stream: trio.lowlevel.FdStream, write: FileIO) -> str:
+    """What others write, until the last of them has ended."""
+    write.close()
+    return b"".join([chunk async for chunk in stream]).decode(errors="replace")
 
 
 def _ignore(_line: str) -> None:
@@ -232,8 +231,8 @@ def forget(paths: Sequence[str]) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-@contextmanager
-def nothing_left(after: str, keeps: Sequence[str]) -> Iterator[None]:
+@asynccontextmanager
+async def nothing_left(after: str, keeps: Sequence[str]) -> AsyncIterator[None]:
     """
     At the end of the block nothing is left of what has been made inside.
 
@@ -244,12 +243,18 @@ def nothing_left(after: str, keeps: Sequence[str]) -> Iterator[None]:
     Raises:
         Broken: Something is left.
     """
+    await trio.testing.wait_all_tasks_blocked()  # such as hooks, which are told of the last container still
     before = Snapshot.take(MARK)
     with watched() as changes:
         yield
-        left = dict.fromkeys(before.left(lambda: changes.left(tuple(keeps))))
-    require(
-        not left,
-        f"after {after}: {'; '.join(left)}",
-        do="undo in `host`, in a `finally`, all that it did before; `keeps` of the test's class names a cache",
-    )
+        leftovers = before.watch(lambda: changes.left(tuple(keeps)))
+        with trio.move_on_after(SETTLED * PATIENCE):
+            while not leftovers.gone():
+                await trio.sleep(0.01)
+    _require_none(leftovers.names(), after)
+
+
+def _require_none(left: Sequence[str], after: str) -> None:
+    """Raise Broken if something is left."""
+    do = "undo in `host`, in a `finally`, all that it did before; `keeps` of the test's class names a cache"
+    require(not left, f"after {after} there is still {', '.join(left)}", do=do)
