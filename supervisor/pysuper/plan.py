@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -231,10 +231,12 @@ class PlanBuilder:
     Attributes:
         ids: The id map of the container's user namespace, or None if it shares the supervisor's. Set before any
             other driver is asked.
+        own: Namespaces that a driver makes for this container, whether or not it has been asked yet.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, own: Collection[str] = NAMESPACES) -> None:
         self.context = context
+        self.own = frozenset(own)
         self.ids: IdMap | None = None
         self._namespaces: list[str] = []
         self._cgroup: str | None = None

@@ -106,7 +106,7 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
         PysuperError: The spec asks for what a driver cannot do.
     """
     spec = context.spec
-    plan = PlanBuilder(context)
+    plan = PlanBuilder(context, drivers.namespaces)
     plan.add(Phase.SESSION, steps.Setsid(), steps.NewSessionKeyring())
     # First of all the id map, which decides how the others do their work.
     ordered = sorted(drivers.namespaces.items(), key=lambda item: item[0] != "user")

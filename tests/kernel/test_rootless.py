@@ -140,3 +140,10 @@ trio.run(main)
 def test_processes_join_a_container(python_as_user: Run, init: str) -> None:
     result = python_as_user("-c", JOIN, init)
     assert (result.stdout, result.stderr) == ("done\n", "")
+
+
+def test_the_hosts_network_can_be_had(as_user: Run) -> None:
+    result = as_user("run", "--network", "host", "--", "sh", "-c", "readlink /proc/self/ns/net; ls -A /sys/fs/cgroup")
+    assert (result.returncode, result.stdout) == (0, f"{os.readlink('/proc/self/ns/net')}\n")
+    result = as_user("run", "--network", "host", "--", "sh", "-c", "echo > /sys/kernel/uevent_seqnum")
+    assert "Read-only file system" in result.stderr

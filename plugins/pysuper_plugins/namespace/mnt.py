@@ -55,13 +55,24 @@ class MountNamespace(NamespaceDriver):
         plan.namespace("mnt")
         plan.add(Phase.SESSION, PrivateMounts())
         plan.add(Phase.MOUNTS, Mount(fstype="proc", target="/proc", flags=("nosuid", "nodev", "noexec")))
-        flags = ("nosuid", "nodev", "noexec") if _in("/sys", plan.context.spec.unmask) else _QUIET_READ_ONLY
-        plan.add(Phase.MOUNTS, Mount(fstype="sysfs", target="/sys", flags=flags))
+        self._add_sys(plan)
         self._add_devices(plan)
         for mount in plan.context.spec.mounts:
             self._add_mount(plan, mount)
         self._add_masks(plan)
         plan.check(MountFlags(target="/dev", flags=("nosuid",)))
+
+    @staticmethod
+    def _add_sys(plan: PlanBuilder) -> None:
+        unmask = plan.context.spec.unmask
+        flags = ("nosuid", "nodev", "noexec") if _in("/sys", unmask) else _QUIET_READ_ONLY
+        if plan.context.privileged or "net" in plan.own:
+            plan.add(Phase.MOUNTS, Mount(fstype="sysfs", target="/sys", flags=flags))
+            return
+        # A new sysfs shows the network namespace, and so is for its owner alone; the host's may be shown to anybody.
+        plan.add(Phase.MOUNTS, Bind(source="/sys", target="/sys", flags=flags))
+        if not _in("/sys/fs/cgroup", unmask):
+            plan.add(Phase.MASKS, MaskPath(target="/sys/fs/cgroup"))
 
     @staticmethod
     def _add_masks(plan: PlanBuilder) -> None:
