@@ -761,6 +761,12 @@ def apply(descriptor: int, metadata: Metadata, xattrs: dict[bytes, bytes]) -> No
         os.utime(descriptor, ns=(metadata.mtime_ns, metadata.mtime_ns))
 
 
+def has_single_id() -> bool:
+    """Whether the user namespace has one id only, an ordinary user's: then nobody else can own anything."""
+    with open("/proc/self/uid_map") as file:
+        return sum(int(line.split()[2]) for line in file) == 1
+
+
 class Unpacker:
     """Puts members into DEST, and keeps count."""
 
@@ -773,6 +779,7 @@ class Unpacker:
         self._tree = Tree(root, limits.depth, self._made)
         self._inodes = 0
         self._remembered = 0
+        self._single = has_single_id()
         # Directories get their metadata when all is in them: a time stamp would not last, and
         # until then nobody else has any business in them.
         self._directories: dict[bytes, Metadata] = {}
@@ -845,6 +852,8 @@ class Unpacker:
         self._directories[path] = Metadata(0o755, os.geteuid(), os.getegid(), None)
 
     def _check_owner(self, metadata: Metadata) -> None:
+        if self._single:
+            metadata.uid, metadata.gid = os.geteuid(), os.getegid()
         uid, gid = metadata.uid, metadata.gid
         if not (0 <= uid <= MAX_ID and 0 <= gid <= MAX_ID):
             raise UnpackError(f"the owner {uid}:{gid} cannot be mapped: ids go from 0 to {MAX_ID}")

@@ -11,6 +11,7 @@ import pytest
 
 from ordinary import USER, Run, home as home, public as public, python_as_user as python_as_user  # noqa: PLC0414
 from pysuper.spec import NAMESPACES
+from roots import make_busybox
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,14 @@ def test_the_hosts_network_can_be_had(as_user: Run) -> None:
     assert (result.returncode, result.stdout) == (0, f"{os.readlink('/proc/self/ns/net')}\n")
     result = as_user("run", "--network", "host", "--", "sh", "-c", "echo > /sys/kernel/uevent_seqnum")
     assert "Read-only file system" in result.stderr
+
+
+def test_what_belongs_to_others_in_a_tarball_belongs_to_the_containers_root(as_user: Run, home: Path) -> None:
+    tree = make_busybox(home / "tree")
+    for path in ("etc/passwd", "bin/ls"):
+        os.lchown(tree / path, 1234, 5678)
+    subprocess.run(["tar", "-cf", home / "root.tar", "-C", tree, "."], check=True)
+    archive = f"tar:{home / 'root.tar'}"
+    result = as_user("run", "--rootfs", archive, "--", "stat", "-c", "%u %g", "/etc/passwd", "/bin/ls", "/bin/sh")
+    assert (result.returncode, result.stdout.split()) == (0, ["0", "0"] * 3)
+    assert "every file of the archive belongs to the container's root" in result.stderr

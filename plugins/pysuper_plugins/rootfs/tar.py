@@ -50,6 +50,8 @@ class TarRootfs(RootfsDriver):
     def contribute(self, plan: PlanBuilder) -> None:
         with _open(self.options.path) as file:
             source = str(_IMAGES.path / _digest(file))
+        if not plan.context.privileged:
+            plan.warn("rootfs tar: without root, every file of the archive belongs to the container's root")
         plan.add(
             Phase.ROOTFS, Overlay(source=source, target="/", idmap=plan.idmap, userxattr=not plan.context.privileged)
         )
