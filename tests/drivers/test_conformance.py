@@ -74,9 +74,9 @@ class TestTarRootfs(RootfsDriverTests):
         with tarfile.open(path, "w") as archive:
             archive.add(tree, ".")
         self.driver = f"tar:{path}"
-        cache = Path("/var/cache") if os.geteuid() == 0 else Path.home() / ".cache"
-        images = cache / "pysuper/images"
-        self.keeps = [str(images)]
+        cache = Path("/var/cache/pysuper") if os.geteuid() == 0 else Path.home() / ".cache"
+        images = cache / ("images" if os.geteuid() == 0 else "pysuper/images")
+        self.keeps = [str(cache)]
         # Unpacked in each test anew.
         self.forgets = [str(images / hashlib.sha256(path.read_bytes()).hexdigest())]
 

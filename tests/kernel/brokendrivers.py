@@ -575,7 +575,7 @@ broken(
     def contribute(self, plan):
         super().contribute(plan)
         plan._cgroup = None
-        plan._steps = [added for added in plan._steps if not isinstance(added[1], JoinCgroup)]
+        plan._phases[Phase.CGROUP].clear()
         plan.add(Phase.LIMITS, Barrier(name="join"))
         self.directories = [trace.path for trace in self.traces(plan.context)]
 

@@ -145,7 +145,7 @@ def main() -> None:
     spec = spec_with(kind, choice, ("/bin/sh", "-c", IDLE if request["do"] == "kill" else "exit 0"))
     if request["do"] == "kill":
         hooks = [choice] if kind == "hook" else []
-        answer = _kill_at_each_step(spec, hooks, tuple(request["keeps"]), request["forgets"])
+        answer = _kill_at_each_step(spec, hooks, request["keeps"], request["forgets"])
     else:
         answer = attrs.asdict(_live(kind, choice, spec))
     json.dump(answer, sys.stdout)
@@ -174,7 +174,7 @@ def _live(kind: str, choice: DriverChoice, spec: ContainerSpec) -> Lived:
 
 
 def _kill_at_each_step(
-    spec: ContainerSpec, hooks: list[DriverChoice], keeps: tuple[str, ...], forgets: list[str]
+    spec: ContainerSpec, hooks: list[DriverChoice], keeps: list[str], forgets: list[str]
 ) -> dict[str, Any]:
     syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     make_plan(spec)  # so that everything is imported before the first fork
@@ -193,12 +193,12 @@ def _kill_at_each_step(
     raise AssertionError
 
 
-def _left(changes: Changes, keeps: tuple[str, ...]) -> list[str]:
+def _left(changes: Changes, keeps: list[str]) -> list[str]:
     """What has been made and is left, once what has ended is reaped."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    return changes.left(keeps)
+    return changes.left(keeps, MARK)
 
 
 def _forked(spec: ContainerSpec, hooks: list[DriverChoice], step: int) -> tuple[int, list[str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,9 +36,16 @@ class Changes:
     made: list[str] = attrs.field(factory=list)
     tell: Callable[[str], None] | None = None
 
-    def left(self, keeps: tuple[str, ...] = ()) -> list[str]:
-        """What came to be and exists, without what is in these directories."""
-        return [path for path in dict.fromkeys(self.made) if os.path.lexists(path) and not _in(path, keeps)]
+    def left(self, keeps: Sequence[str], mark: str) -> list[str]:
+        """
+        What came to be and exists.
+
+        Args:
+            keeps: Directories of what may stay.
+            mark: In the names of what may not, even there.
+        """
+        exist = [path for path in dict.fromkeys(self.made) if os.path.lexists(path)]
+        return [path for path in exist if mark in path or not _in(path, keeps)]
 
     def add(self, path: str) -> None:
         """Note what is about to be made, unless it is there already."""
@@ -140,5 +147,5 @@ _EVENTS: Mapping[str, Callable[..., _Found | None]] = {
 }
 
 
-def _in(path: str, directories: tuple[str, ...]) -> bool:
+def _in(path: str, directories: Sequence[str]) -> bool:
     return any(path == directory or path.startswith(f"{directory.rstrip('/')}/") for directory in directories)

@@ -50,7 +50,8 @@ class PluginTests:
         options: As in the driver's TOML table.
         wrong: What a user may get wrong, and the driver has to refuse: each as `driver`, or a table like `options`.
         distribution: Whose it has to be, where several distributions have one of that name.
-        keeps: Directories in which it keeps something on purpose when its containers are gone, such as a cache.
+        keeps: Directories in which it keeps something on purpose when its containers are gone, such as a cache. What is
+            named after a container has to go, even there.
         forgets: What of that is removed before containers start, so that they find nothing done already.
         warned: What the supervisor of the last stage had to say.
     """

@@ -21,7 +21,7 @@ from pysuper import registry
 from pysuper.container import Container
 from pysuper.drivers import Launched, Launcher, NamespaceDriver, Trace
 from pysuper.hooks import Subject
-from pysuper.plan import Plan
+from pysuper.plan import Phase, Plan
 from pysuper.record import ExitRecord
 from pysuper.spec import BindMount, ContainerSpec, DriverChoice
 from pysuper.steps import Step, WriteFile
@@ -102,7 +102,8 @@ class Observer(Launcher):
         if self.failing is not None and plan.name.startswith(MARK):
             self.failed = plan.steps[self.failing]
             before, after = plan.steps[: self.failing], plan.steps[self.failing + 1 :]
-            plan = attrs.evolve(plan, steps=(*before, FAILING, *after))
+            # In one phase, since it is all the same to the launcher.
+            plan = attrs.evolve(plan, phases={Phase.SESSION: (*before, FAILING, *after)})
         return self._launcher.launch(plan, files, namespaces)
 
     async def remember(self, trace: Trace) -> None:
@@ -238,7 +239,7 @@ async def nothing_left(after: str, keeps: Sequence[str]) -> AsyncIterator[None]:
 
     Args:
         after: What has happened in the block, in words.
-        keeps: Directories of what stays on purpose, such as a cache.
+        keeps: Directories of what stays on purpose, such as a cache; but not what is named after a container.
 
     Raises:
         Broken: Something is left.
@@ -247,7 +248,7 @@ async def nothing_left(after: str, keeps: Sequence[str]) -> AsyncIterator[None]:
     before = Snapshot.take(MARK)
     with watched() as changes:
         yield
-        leftovers = before.watch(lambda: changes.left(tuple(keeps)))
+        leftovers = before.watch(lambda: changes.left(keeps, MARK))
         with trio.move_on_after(SETTLED * PATIENCE):
             while not leftovers.gone():
                 await trio.sleep(0.01)
