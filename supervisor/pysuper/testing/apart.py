@@ -186,6 +186,7 @@ def _kill_at_each_step(
         left = before.left(functools.partial(_left, changes, keeps))
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
             return {"error": f"at task step {step} it ended, before it was killed"}
+        changes.clean_up(changes.left(keeps, MARK))
         for pid in children():  # which have been found, and would hold the pipes open that we write to
             os.kill(pid, signal.SIGKILL)
         if left or _RUNNING in told:

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -46,6 +46,12 @@ class Changes:
         """
         exist = [path for path in dict.fromkeys(self.made) if os.path.lexists(path)]
         return [path for path in exist if mark in path or not _in(path, keeps)]
+
+    def clean_up(self, left: Sequence[str]) -> None:
+        """Remove what `left` has returned: files and empty directories, but nothing below a mount."""
+        for path in reversed(left):
+            with suppress(OSError):
+                (os.rmdir if os.path.isdir(path) and not os.path.islink(path) else os.unlink)(path)
 
     def add(self, path: str) -> None:
         """Note what is about to be made, unless it is there already."""

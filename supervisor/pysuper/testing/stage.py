@@ -252,6 +252,7 @@ async def nothing_left(after: str, keeps: Sequence[str]) -> AsyncIterator[None]:
         with trio.move_on_after(SETTLED * PATIENCE):
             while not leftovers.gone():
                 await trio.sleep(0.01)
+    changes.clean_up(changes.left(keeps, MARK))
     _require_none(leftovers.names(), after)
 
 
