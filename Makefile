@@ -6,14 +6,14 @@ PIP_INSTALL := $(BIN)/pip install --quiet $(addprefix --constraint=,$(wildcard r
 # The launcher and the tests start many interpreters: byte code pays, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup shell lint fixtures test clean
+.PHONY: setup shell lint docs fixtures test clean
 
 setup: $(VENV)/.setup
 
 $(VENV)/.setup: pyproject.toml $(wildcard requirements-dev.txt)
 	-tests/fixtures_build/debs.sh
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[dev,docs]'
 	touch $(VENV)/.setup $(VENV)/.runtime
 
 # What it takes to run pysuper, which is less than it takes to test it.
@@ -33,6 +33,9 @@ lint: setup
 	$(BIN)/mypy examples/*/*.py
 	$(BIN)/lint-imports
 
+docs: setup
+	$(BIN)/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going docs build/docs
+
 # The trees that tests run in, built here so that no test's time limit has to cover it. Without them, tests skip.
 fixtures: setup
 	-@$(PYTHON) tests/fixtures_build/rootfs.py
@@ -42,7 +45,7 @@ examples/debian.tar.gz:
 	-tests/fixtures_build/debs.sh
 	cp "$$($(PYTHON) tests/fixtures_build/rootfs.py debian)" $@
 
-test: lint fixtures
+test: lint docs fixtures
 	$(BIN)/pytest
 
 clean:

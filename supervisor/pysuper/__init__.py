@@ -75,3 +75,8 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """For completion and `help`, which would see only what has been used."""
+    return sorted({*globals(), *__all__})

@@ -158,7 +158,7 @@ class Plan:
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        """Those of a container that are not the supervisor's: its own, and those that it joins."""
+        """Those that are not the supervisor's, the container's own and those that it joins."""
         promised = {check.namespace for check in self.checks if isinstance(check, receipts.OwnNamespace)}
         return tuple(name for name in NAMESPACES if name in promised)
 

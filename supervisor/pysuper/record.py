@@ -32,7 +32,7 @@ class ExitStatus:
 
     @property
     def status(self) -> int:
-        """As a shell says it: the exit code, or 128 and the signal."""
+        """The exit code, or 128 and the signal, as in a shell."""
         if self.signal is not None:
             return 128 + self.signal
         return self.exit_code if self.exit_code is not None else 125
