@@ -1,0 +1,210 @@
+"""
+The code blocks of the documentation, and a session in which a reader would go through them.
+
+What a block is for follows from its language:
+
+- `sh`: each line is typed, in one shell after the other. It succeeds, or says `# exits with N`.
+- `text`: what the commands or the program before have printed; `...` stands for what varies. `text drawing` is no
+  output, but a picture.
+- `python`, `toml`: the file that the sentence above ends with, as in "Put this into `site.toml`:"; a sentence that
+  begins with "Append" adds to it. Without a file, `python` is run.
+- `{name}`: a directive of Sphinx, which builds it.
+"""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+import venv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import attrs
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+__all__ = ["Block", "Session", "blocks"]
+
+#: Seconds that one command may take.
+_BOUND = 120
+#: Seconds in which containers that run have said what they have to say.
+_SOON = 10
+_AS_PRINTED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@attrs.frozen(kw_only=True)
+class Block:
+    """
+    A code block.
+
+    Attributes:
+        place: Document and line.
+        language: As the document says it, with what follows; empty if it is only indented.
+        file: The file that it is (a part of).
+        appended: Whether it is the end of that file.
+    """
+
+    place: str
+    language: str
+    text: str
+    file: str | None = None
+    appended: bool = False
+
+    @property
+    def commands(self) -> list[str]:
+        """The lines to type; one that ends in a backslash goes on."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def blocks(text: str, name: str) -> Iterator[Block]:
+    """The code blocks of a Markdown text, in order; `name` is for messages."""
+    tokens = MarkdownIt().parse(text)
+    for number, token in enumerate(tokens):
+        if token.type in ("fence", "code_block"):
+            assert token.map is not None
+            sentence = tokens[number - 2] if number > 1 and tokens[number - 1].type == "paragraph_close" else None
+            yield Block(
+                place=f"{name}:{token.map[0] + 1}",
+                language=token.info.strip(),
+                text=token.content,
+                file=sentence and _named_file(sentence),
+                appended=sentence is not None and sentence.content.startswith("Append"),
+            )
+
+
+def _named_file(sentence: Token) -> str | None:
+    """The path at the end of a sentence such as "Put this into `site.toml`:"."""
+    *_, name, colon = [None, None, *(sentence.children or [])]
+    if name and colon and name.type == "code_inline" and colon.content == ":":
+        return name.content
+    return None
+
+
+class Session:
+    """A reader's shell in an empty directory, with a Python environment of its own that has what the tests' has."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        prints: Mapping[str, str],
+        not_typed: Mapping[str, str],
+        environment: Mapping[str, str],
+    ) -> None:
+        """
+        Args:
+            directory: For its own use.
+            prints: By the beginning of a command, a part of what it prints, sooner or later.
+            not_typed: By the beginning of a command, why it is not.
+            environment: On top of this process's.
+        """
+        self.directory = directory / "here"
+        self.directory.mkdir()
+        self._state = directory / "shell"
+        self._environment = {**os.environ, **environment, "PATH": f"{_own_venv(directory)}:{os.environ['PATH']}"}
+        self._prints = prints
+        self._not_typed = tuple(not_typed)
+        self._printed = ""
+
+    def follow(self, block: Block) -> None:
+        """Do what a block says, and check what it promises."""
+        if block.language == "text drawing" or re.fullmatch(r"\{[a-z]+\}.*", block.language):
+            return
+        ways = {"sh": self._type, "text": self._compare, "python": self._python, "toml": self._toml}
+        assert block.language in ways, f"{block.place}: nobody knows how to execute a block in {block.language!r}"
+        ways[block.language](block)
+
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Type one line; what it prints on either output is `stdout`. Variables and directory last."""
+        state = shlex.quote(str(self._state))
+        keep = f"{{ export -p; printf 'cd %q\\n' \"$PWD\"; }} > {state}"
+        return subprocess.run(
+            ["bash", "-c", f"[ ! -e {state} ] || . {state}\ntrap {shlex.quote(keep)} EXIT\n{command}"],
+            cwd=self.directory,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_BOUND,
+            check=False,
+        )
+
+    def _type(self, block: Block) -> None:
+        self._printed = ""
+        for command in block.commands:
+            if command.startswith(self._not_typed):
+                continue
+            done = self._run_until_it_prints(command)
+            self._printed += done.stdout
+            expected = re.search(r"# .*\bexits with (\d+)", command)
+            status = int(expected[1]) if expected else 0
+            assert status == done.returncode, f"{block.place}: {command}\nexits with {done.returncode}:\n{done.stdout}"
+
+    def _run_until_it_prints(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Type a command, and again while what it prints is not there yet."""
+        part = next((part for beginning, part in self._prints.items() if command.startswith(beginning)), "")
+        deadline = time.monotonic() + _SOON
+        while part not in (done := self.run(command)).stdout and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert part in done.stdout, f"{command}\nnever prints {part!r}:\n{done.stdout}"
+        return done
+
+    def _compare(self, block: Block) -> None:
+        checker = doctest.OutputChecker()
+        if not checker.check_output(block.text, self._printed, _AS_PRINTED):
+            example = doctest.Example("", block.text)
+            difference = checker.output_difference(example, self._printed, _AS_PRINTED)
+            raise AssertionError(f"{block.place}: other output\n{difference}")
+
+    def _python(self, block: Block) -> None:
+        if block.file is None:
+            (self.directory / "example.py").write_text(block.text)
+            self._type(attrs.evolve(block, text="python example.py"))
+        else:
+            compile(self._write(block, block.file), block.place, "exec")
+
+    def _toml(self, block: Block) -> None:
+        assert block.file is not None, f"{block.place}: which file is it?"
+        text = self._write(block, block.file)
+        if block.file.endswith("pyproject.toml"):
+            tomllib.loads(text)
+        else:
+            self._type(attrs.evolve(block, text=f"pysuper config {block.file}"))
+
+    def _write(self, block: Block, name: str) -> str:
+        """Write a block to its file; the text that is there now."""
+        here = self.run("pwd").stdout.strip()
+        path = Path(here) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = f"{path.read_text().rstrip()}\n\n" if block.appended else ""
+        path.write_text(before + block.text)
+        return path.read_text()
+
+
+def _own_venv(directory: Path) -> Path:
+    """
+    The programs of a new virtual environment, in which everything of this one can be imported.
+
+    What is installed into it stays in it, and nothing has to be fetched.
+    """
+    venv.create(directory / "venv", symlinks=True)
+    ours = Path(sys.executable).parent
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    (own_packages,) = (directory / "venv").glob("lib/python*/site-packages")
+    # As a directory of its own, whose .pth files are heeded: they are where editable installs are.
+    (own_packages / "tests.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
+    programs = directory / "venv/bin"
+    for name in ("pip", "pysuper", "pytest"):
+        first, rest = (ours / name).read_text().split("\n", 1)
+        assert first.startswith("#!")
+        (programs / name).write_text(f"#!{programs}/python\n{rest}")
+        (programs / name).chmod(0o755)
+    return programs

@@ -1,0 +1,123 @@
+"""Every code block of the README, the documentation and the examples, executed in the order in which it is read."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pysuper
+from documents import Session, blocks
+from machine import Snapshot
+from pysuper import drivers, errors, plan, receipts, steps
+from quarters import quarters
+
+ROOT = Path(__file__).resolve().parents[1]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="containers with limits are root's")
+
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
+
+#: Commands that are not typed, and why not.
+NOT_TYPED = {
+    "make shell": "is a shell on a terminal; that the Makefile has it is tested elsewhere",
+    "make test": "is what runs this test",
+}
+
+#: A part of what a command prints, where the document does not show it.
+PRINTS = {
+    "README.md": {
+        "pysuper run --pids-limit 20": "Cannot fork",
+        "pysuper run -v": "doc",
+        "echo hello": "HELLO",
+        "pysuper run -f examples/shell.toml": "shell",
+        "pysuper plan": "pivot into the new root",
+        "pysuper plugins": "pysuper-containers",
+        "pysuper doctor": "kernel",
+        "pysuper ps": "healthy",
+        "pysuper logs": "made by a task",
+        "pysuper exec": "12.",
+        "pysuper stats": "MEMORY",
+        "pysuper why": "something is wrong",
+    },
+}
+
+#: Between the supervisor and the launcher.
+FOR_THE_WIRE = {"from_wire", "to_wire"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_quarters() -> Iterator[None]:
+    """Containers of two test runs on one machine are kept apart."""
+    with quarters():
+        yield
+
+
+@pytest.fixture
+def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
+    """A reader's; it sees nobody else's stacks, and nothing is left of it."""
+    before = Snapshot.take()
+    made = Session(
+        tmp_path,
+        prints=PRINTS.get(request.node.callspec.id, {}),
+        not_typed=NOT_TYPED,
+        environment={"PYSUPER_RUNTIME_DIR": f"{tmp_path}/run", "PYSUPER_STATE_DIR": f"{tmp_path}/state"},
+    )
+    yield made
+    if Snapshot.take_settled(before) != before:
+        made.run("pysuper down")
+    Snapshot.take_settled(before).assert_equals(before)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = "".join(page.read_text() for page in ROOT.glob("docs/reference/*.rst"))
+    for module in (pysuper, drivers, errors, plan, receipts, steps):
+        for public in set(module.__all__) - FOR_THE_WIRE:
+            assert re.search(rf"^\.\. auto\w+:: {public}\b", reference, re.MULTILINE), f"{module.__name__}.{public}"
+
+
+def name(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+@needs_root
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_the_document_does_what_it_says(document: Path, session: Session) -> None:
+    furnish(session.directory, document)
+    for block in blocks(document.read_text(), name(document)):
+        session.follow(block)
+
+
+def furnish(directory: Path, document: Path) -> None:
+    """What a reader has: a clone for the README, the example for its own, an empty directory otherwise."""
+    if document.parent.parent == ROOT / "examples":
+        shutil.copytree(document.parent, directory, dirs_exist_ok=True)
+    if document.parent == ROOT:
+        for entry in ROOT.iterdir():
+            if entry.name != "examples":
+                (directory / entry.name).symlink_to(entry)
+        shutil.copytree(ROOT / "examples", directory / "examples", ignore=shutil.ignore_patterns("debian.tar.gz"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```sh\nfalse\n```", "doc.md:1: false\nexits with 1"),
+        ("```sh\ntrue  # exits with 3\n```", "exits with 0"),
+        ("```sh\necho one\n```\n```text\ntwo\n```", "doc.md:4: other output"),
+        ("```python\nraise SystemExit(1)\n```", "exits with 1"),
+        ("`a.py`:\n```python\n(\n```", "was never closed"),
+        ("`a.toml`:\n```toml\n[container.web]\ncomand = 1\n```", "did you mean 'command'"),
+        ("```toml\n```", "which file"),
+        ("```cobol\n```", "nobody knows how to execute a block in 'cobol'"),
+        ("    indented\n", "nobody knows how to execute a block in ''"),
+    ],
+)
+def test_a_block_that_does_not_do_what_it_says_fails(text: str, message: str, session: Session) -> None:
+    with pytest.raises((AssertionError, SyntaxError)) as caught:
+        for block in blocks(text, "doc.md"):
+            session.follow(block)
+    assert message in str(caught.value)
