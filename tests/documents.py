@@ -6,19 +6,22 @@ What a block is for follows from its language:
 - `sh`: each line is typed, in one shell after the other. It succeeds, or says `# exits with N`.
 - `text`: what the commands or the program before have printed; `...` stands for what varies. `text drawing` is no
   output, but a picture.
-- `python`, `toml`: the file that the sentence above ends with, as in "Put this into `site.toml`:"; a sentence that
-  begins with "Append" adds to it. Without a file, `python` is run.
+- `python`, `toml`: the file that the sentence above ends with, as in "Put this into `site.toml`:". If that sentence
+  has "append", the block is added to the file; if it has "replace", its functions are changed there. Without a
+  file, `python` is run.
 - `{name}`: a directive of Sphinx, which builds it.
 """
 
 from __future__ import annotations
 
+import ast
 import doctest
 import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import time
 import tomllib
 import venv
@@ -46,15 +49,15 @@ class Block:
     Attributes:
         place: Document and line.
         language: As the document says it, with what follows; empty if it is only indented.
-        file: The file that it is (a part of).
-        appended: Whether it is the end of that file.
+        file: The file that it is, or becomes a part of.
+        verb: "append" or "replace", if the sentence above says so.
     """
 
     place: str
     language: str
     text: str
     file: str | None = None
-    appended: bool = False
+    verb: str = ""
 
     @property
     def commands(self) -> list[str]:
@@ -75,7 +78,7 @@ def blocks(text: str, name: str) -> Iterator[Block]:
                 language=token.info.strip(),
                 text=token.content,
                 file=sentence and _named_file(sentence),
-                appended=sentence is not None and sentence.content.startswith("Append"),
+                verb=_verb(sentence),
             )
 
 
@@ -85,6 +88,12 @@ def _named_file(sentence: Token) -> str | None:
     if name and colon and name.type == "code_inline" and colon.content == ":":
         return name.content
     return None
+
+
+def _verb(sentence: Token | None) -> str:
+    """Of the last sentence of a paragraph."""
+    last = re.split(r"\.\s", sentence.content)[-1].lower() if sentence else ""
+    return next((verb for verb in ("append", "replace") if verb in last), "")
 
 
 class Session:
@@ -172,21 +181,38 @@ class Session:
             compile(self._write(block, block.file), block.place, "exec")
 
     def _toml(self, block: Block) -> None:
-        assert block.file is not None, f"{block.place}: which file is it?"
-        text = self._write(block, block.file)
-        if block.file.endswith("pyproject.toml"):
+        name = block.file or "example.toml"
+        text = self._write(block, name)
+        if name.endswith("pyproject.toml"):
             tomllib.loads(text)
         else:
-            self._type(attrs.evolve(block, text=f"pysuper config {block.file}"))
+            self._type(attrs.evolve(block, text=f"pysuper config {name}"))
 
     def _write(self, block: Block, name: str) -> str:
-        """Write a block to its file; the text that is there now."""
+        """Write a block to its file, or change that; the text that is there now."""
         here = self.run("pwd").stdout.strip()
         path = Path(here) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = f"{path.read_text().rstrip()}\n\n" if block.appended else ""
-        path.write_text(before + block.text)
-        return path.read_text()
+        text = block.text
+        if block.verb == "append":
+            blank = "\n" if text[0].isspace() else "\n\n"
+            text = f"{path.read_text().rstrip()}\n{blank}{text}"
+        elif block.verb == "replace":
+            text = _replaced(path.read_text(), text)
+        path.write_text(text)
+        return text
+
+
+def _replaced(code: str, functions: str) -> str:
+    """Python code in which these functions, indented as they are there, stand for those of the same names."""
+    lines = code.splitlines(keepends=True)
+    for new in ast.parse(textwrap.dedent(functions)).body:
+        assert isinstance(new, ast.FunctionDef | ast.AsyncFunctionDef)
+        (old,) = (node for node in ast.walk(ast.parse("".join(lines))) if getattr(node, "name", None) == new.name)
+        begin = min([old.lineno, *(decorator.lineno for decorator in old.decorator_list)]) - 1
+        first = min([new.lineno, *(decorator.lineno for decorator in new.decorator_list)]) - 1
+        lines[begin : old.end_lineno] = [line + "\n" for line in functions.splitlines()[first : new.end_lineno]]
+    return "".join(lines)
 
 
 def _own_venv(directory: Path) -> Path:
