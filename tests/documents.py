@@ -32,7 +32,7 @@ import attrs
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-__all__ = ["Block", "Session", "blocks"]
+__all__ = ["Block", "Session", "blocks", "own_venv"]
 
 #: Seconds that one command may take.
 _BOUND = 120
@@ -117,7 +117,7 @@ class Session:
         self.directory = directory / "here"
         self.directory.mkdir()
         self._state = directory / "shell"
-        self._environment = {**os.environ, **environment, "PATH": f"{_own_venv(directory)}:{os.environ['PATH']}"}
+        self._environment = {**os.environ, **environment, "PATH": f"{own_venv(directory)}:{os.environ['PATH']}"}
         self._prints = prints
         self._not_typed = tuple(not_typed)
         self._printed = ""
@@ -215,7 +215,7 @@ def _replaced(code: str, functions: str) -> str:
     return "".join(lines)
 
 
-def _own_venv(directory: Path) -> Path:
+def own_venv(directory: Path) -> Path:
     """
     The programs of a new virtual environment, in which everything of this one can be imported.
 

@@ -20,15 +20,17 @@ def trusted_path() -> list[str]:
     """
     `sys.path`; for root without PYTHONPATH, the current directory, and the user's own site directory.
 
-    The last is where $HOME or $PYTHONUSERBASE say, site(3).
+    The last is where $HOME or $PYTHONUSERBASE say, site(3). What is behind root's own packages was added by their .pth
+    files, such as an editable install, and is root's too, wherever it is.
     """
     if os.geteuid() != 0:
         return list(sys.path)
-    kept = {_OWN, *map(_real, site.getsitepackages())}
-    refused = {_real(""), *map(_real, os.environ.get("PYTHONPATH", "").split(os.pathsep))}
+    packages = set(map(_real, site.getsitepackages()))
+    refused = {_real(""), *map(_real, os.environ.get("PYTHONPATH", "").split(os.pathsep))} - {_OWN}
     if site.ENABLE_USER_SITE:
         refused.add(_real(site.getusersitepackages()))
-    return [entry for entry in sys.path if _real(entry) in kept or _real(entry) not in refused]
+    first = next((number for number, entry in enumerate(sys.path) if _real(entry) in packages), len(sys.path))
+    return [entry for entry in sys.path[:first] if _real(entry) not in refused] + sys.path[first:]
 
 
 def _real(path: str) -> str:
