@@ -26,7 +26,6 @@ html_theme = "furo"
 html_title = f"pysuper {release}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib_trio"]
-myst_heading_anchors = 3
 
 # Sphinx 9 has written autodoc anew. sphinxcontrib-trio 1.2 changes the classes of the former one: with the new one
 # it shows `await`, but `async with` only where a directive says so.

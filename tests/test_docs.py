@@ -35,6 +35,7 @@ PRINTS = {
         "echo hello": "HELLO",
         "pysuper run -f examples/shell.toml": "shell",
         "pysuper plan": "pivot into the new root",
+        "pysuper plugins new": "",
         "pysuper plugins": "pysuper-containers",
         "pysuper doctor": "kernel",
         "pysuper ps": "healthy",
