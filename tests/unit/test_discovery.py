@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from documents import own_venv
 from pysuper import registry
 from pysuper.discovery import add_directory
 from pysuper.drivers import NetworkDriver
@@ -168,6 +169,14 @@ def test_root_takes_no_plugins_from_its_environment_or_current_directory(
         site = subprocess.run(ask, env=environment, capture_output=True, text=True, check=False).stdout.strip()
         shutil.copytree(lure, site)
     assert "lure" not in listed(lure if way == "the current directory" else Path("/"), environment)
+
+
+@as_root
+def test_root_finds_an_editable_install_also_in_its_own_directory(lure: Path, tmp_path: Path) -> None:
+    programs = own_venv(tmp_path)
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (packages / "lure.pth").write_text(f"{lure}\n")
+    assert "lure 1.0" in " ".join(listed(lure, {}, str(programs / "python")).split())
 
 
 def test_a_program_of_roots_may_add_to_its_own_path(lure: Path) -> None:
