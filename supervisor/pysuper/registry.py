@@ -4,9 +4,9 @@ Loads what `discovery` has found, through stevedore; its only import.
 Strict where stevedore is lenient: a plugin that is missing, registered twice, fails to import, is no driver, or was
 written for another version of the interface is an error that names the distribution.
 
-stevedore's cache on disk is not used. Its key packs modification times as 32-bit floats, so that a driver which is added
-to an installed distribution within two minutes is not seen; and it lies in the user's cache directory, from where root
-would be told to import anything. The cache in memory is filled before stevedore looks.
+stevedore's cache on disk is not used. Its key packs modification times as 32-bit floats, so that a driver which is
+added to an installed distribution within two minutes is not seen; and it lies in the user's cache directory, from
+where root would be told to import anything. The cache in memory is filled before stevedore looks.
 """
 
 from __future__ import annotations

@@ -143,9 +143,9 @@ def lure(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def listed(lure: Path, environment: dict[str, str], *start: str) -> str:
+def listed(lure: Path, environment: dict[str, str], python: str = sys.executable) -> str:
     result = subprocess.run(
-        [*start, sys.executable, "-m", "pysuper", "plugins"],
+        [python, "-m", "pysuper", "plugins"],
         cwd=lure,
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
