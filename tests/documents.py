@@ -4,8 +4,8 @@ The code blocks of the documentation, and a session in which a reader would go t
 What a block is for follows from its language:
 
 - `sh`: each line is typed, in one shell after the other. It succeeds, or says `# exits with N`.
-- `text`: what the commands or the program before have printed; `...` stands for what varies. `text drawing` is no
-  output, but a picture.
+- `text`: what the commands or the program before have printed; `...` stands for what varies, and each time in `ms`
+  may be another one. `text drawing` is no output, but a picture.
 - `python`, `toml`: the file that the sentence above ends with, as in "Put this into `site.toml`:". If that sentence
   has "append", the block is added to the file; if it has "replace", its functions are changed there. Without a
   file, `python` is run.
@@ -168,9 +168,9 @@ class Session:
 
     def _compare(self, block: Block) -> None:
         checker = doctest.OutputChecker()
-        if not checker.check_output(block.text, self._printed, _AS_PRINTED):
-            example = doctest.Example("", block.text)
-            difference = checker.output_difference(example, self._printed, _AS_PRINTED)
+        shown, printed = (re.sub(r"[\d.]+ ms", "0 ms", text) for text in (block.text, self._printed))
+        if not checker.check_output(shown, printed, _AS_PRINTED):
+            difference = checker.output_difference(doctest.Example("", shown), printed, _AS_PRINTED)
             raise AssertionError(f"{block.place}: other output\n{difference}")
 
     def _python(self, block: Block) -> None:
