@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -73,11 +74,13 @@ def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]
     Snapshot.take_settled(before).assert_equals(before)
 
 
-def test_every_public_name_is_in_the_reference() -> None:
+@pytest.mark.parametrize(
+    "module", [pysuper, drivers, errors, plan, receipts, steps], ids=lambda module: module.__name__
+)
+def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     reference = "".join(page.read_text() for page in ROOT.glob("docs/reference/*.rst"))
-    for module in (pysuper, drivers, errors, plan, receipts, steps):
-        for public in set(module.__all__) - FOR_THE_WIRE:
-            assert re.search(rf"^\.\. auto\w+:: {public}\b", reference, re.MULTILINE), f"{module.__name__}.{public}"
+    documented = set(re.findall(r"^\.\. auto\w+:: (?:pysuper\.\w+\.)?(\w+)", reference, re.MULTILINE))
+    assert set(module.__all__) - FOR_THE_WIRE <= documented
 
 
 def name(document: Path) -> str:
