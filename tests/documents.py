@@ -16,15 +16,12 @@ from __future__ import annotations
 
 import ast
 import doctest
-import os
 import re
 import shlex
 import subprocess
-import sys
 import textwrap
 import time
 import tomllib
-import venv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,10 +29,10 @@ import attrs
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-__all__ = ["Block", "Session", "blocks", "own_venv"]
+from environments import Environment
 
-#: Seconds that one command may take.
-_BOUND = 120
+__all__ = ["Block", "Session", "blocks"]
+
 #: Seconds in which containers that run have said what they have to say.
 _SOON = 10
 _AS_PRINTED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -105,19 +102,20 @@ class Session:
         *,
         prints: Mapping[str, str],
         not_typed: Mapping[str, str],
-        environment: Mapping[str, str],
+        variables: Mapping[str, str],
     ) -> None:
         """
         Args:
             directory: For its own use.
             prints: By the beginning of a command, a part of what it prints, sooner or later.
             not_typed: By the beginning of a command, why it is not.
-            environment: On top of this process's.
+            variables: Of the environment, on top of this process's.
         """
         self.directory = directory / "here"
         self.directory.mkdir()
         self._state = directory / "shell"
-        self._environment = {**os.environ, **environment, "PATH": f"{own_venv(directory)}:{os.environ['PATH']}"}
+        self._environment = Environment.make(directory / "venv")
+        self._variables = variables
         self._prints = prints
         self._not_typed = tuple(not_typed)
         self._printed = ""
@@ -134,17 +132,8 @@ class Session:
         """Type one line; what it prints on either output is `stdout`. Variables and directory last."""
         state = shlex.quote(str(self._state))
         keep = f"{{ export -p; printf 'cd %q\\n' \"$PWD\"; }} > {state}"
-        return subprocess.run(
-            ["bash", "-c", f"[ ! -e {state} ] || . {state}\ntrap {shlex.quote(keep)} EXIT\n{command}"],
-            cwd=self.directory,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_BOUND,
-            check=False,
-        )
+        script = f"[ ! -e {state} ] || . {state}\ntrap {shlex.quote(keep)} EXIT\n{command}"
+        return self._environment.run(script, self.directory, self._variables)
 
     def _type(self, block: Block) -> None:
         self._printed = ""
@@ -213,24 +202,3 @@ def _replaced(code: str, functions: str) -> str:
         first = min([new.lineno, *(decorator.lineno for decorator in new.decorator_list)]) - 1
         lines[begin : old.end_lineno] = [line + "\n" for line in functions.splitlines()[first : new.end_lineno]]
     return "".join(lines)
-
-
-def own_venv(directory: Path) -> Path:
-    """
-    The programs of a new virtual environment, in which everything of this one can be imported.
-
-    What is installed into it stays in it, and nothing has to be fetched.
-    """
-    venv.create(directory / "venv", symlinks=True)
-    ours = Path(sys.executable).parent
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
-    (own_packages,) = (directory / "venv").glob("lib/python*/site-packages")
-    # As a directory of its own, whose .pth files are heeded: they are where editable installs are.
-    (own_packages / "tests.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
-    programs = directory / "venv/bin"
-    for name in ("pip", "pysuper", "pytest"):
-        first, rest = (ours / name).read_text().split("\n", 1)
-        assert first.startswith("#!")
-        (programs / name).write_text(f"#!{programs}/python\n{rest}")
-        (programs / name).chmod(0o755)
-    return programs

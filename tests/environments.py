@@ -7,13 +7,12 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
-__all__ = ["ROOT", "Environment"]
-
-ROOT = Path(__file__).resolve().parents[1]
+__all__ = ["Environment"]
 
 #: What a user types, and what it does here. No network: whatever a package needs, the test run's environment has.
 _PROGRAMS = {
@@ -58,12 +57,12 @@ class Environment:
         """Where packages are installed."""
         return self.path / f"lib/python{sysconfig.get_python_version()}/site-packages"
 
-    def run(self, command: str, directory: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, directory: Path, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         """Run a command of the shell, as a user who has activated it; standard error is part of the output."""
         return subprocess.run(
             ["bash", "-c", command],
             cwd=directory,
-            env={**os.environ, "PATH": f"{self.path}/bin:{os.environ['PATH']}"},
+            env={**os.environ, **variables, "PATH": f"{self.path}/bin:{os.environ['PATH']}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

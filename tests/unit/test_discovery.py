@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from documents import own_venv
+from environments import Environment
 from pysuper import registry
 from pysuper.discovery import add_directory
 from pysuper.drivers import NetworkDriver
@@ -173,10 +173,9 @@ def test_root_takes_no_plugins_from_its_environment_or_current_directory(
 
 @as_root
 def test_root_finds_an_editable_install_also_in_its_own_directory(lure: Path, tmp_path: Path) -> None:
-    programs = own_venv(tmp_path)
-    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    (packages / "lure.pth").write_text(f"{lure}\n")
-    assert "lure 1.0" in " ".join(listed(lure, {}, str(programs / "python")).split())
+    environment = Environment.make(tmp_path / "venv")
+    (environment.packages / "lure.pth").write_text(f"{lure}\n")
+    assert "lure 1.0" in " ".join(listed(lure, {}, str(environment.python)).split())
 
 
 def test_a_program_of_roots_may_add_to_its_own_path(lure: Path) -> None:

@@ -174,10 +174,11 @@ async def test_a_cgroup_of_that_name_stays_somebody_elses() -> None:
 def test_no_file_is_made_where_there_is_no_cgroup(tmp_path: Path) -> None:
     """Where the hierarchy should be is a directory with a file `tasks` in it."""
     script = f"""
-        mount -t tmpfs none {HIERARCHY} && touch {HIERARCHY}/tasks
+        own=$(sed -n 's/.*:pids://p' /proc/self/cgroup)
+        mount -t tmpfs none {HIERARCHY} && touch {HIERARCHY}/tasks && mkdir -p {HIERARCHY}$own
         {sys.executable} -m pysuper run --cgroup pids-v1 -- touch /ran
-        echo $?; ls {HIERARCHY}
+        echo $?; find {HIERARCHY} -type f
     """
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["125", "tasks"]
+    assert done.stdout.split() == ["125", f"{HIERARCHY}/tasks"]
     assert "pids.max" in done.stderr
