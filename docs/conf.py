@@ -14,6 +14,7 @@ from sphinx.domains.python import PyXRefRole
 
 import pysuper
 from pysuper.steps import Step
+from pysuper.testing.rules import Rule
 
 if TYPE_CHECKING:
     from sphinx.addnodes import pending_xref
@@ -45,7 +46,7 @@ nitpick_ignore_regex = [
 def setup(app: Sphinx) -> None:
     # Before napoleon, which comes at 500 and would see no indented text in its sections.
     app.connect("autodoc-process-docstring", _keep_indented_text, priority=400)
-    app.connect("autodoc-process-docstring", _cite, priority=400)
+    app.connect("autodoc-process-docstring", _add_what_attributes_say, priority=400)
     app.connect("autodoc-process-signature", _simplify)
     app.connect("missing-reference", _find_by_last_name)
     app.add_role("mention", _Mention())
@@ -77,10 +78,13 @@ def _keep_indented_text(_app: Sphinx, _what: str, _name: str, _obj: Any, _option
     lines[:] = shown
 
 
-def _cite(_app: Sphinx, _what: str, _name: str, obj: Any, _options: Any, lines: list[str]) -> None:
-    """Say where a step is documented: for a person it is an attribute like any other."""
+def _add_what_attributes_say(_app: Sphinx, _what: str, _name: str, obj: Any, _options: Any, lines: list[str]) -> None:
+    """Where a step is documented, and the rules that a class of tests checks: both are data, and no docstring."""
     if isinstance(obj, type) and issubclass(obj, Step) and obj is not Step:
         lines += ["", f"See {obj.man}."]
+    for check in vars(obj).values() if isinstance(obj, type) else ():
+        if isinstance(rule := getattr(check, "rule", None), Rule):
+            lines += ["", f"- **{rule.sentence}** Because {rule.because}"]
 
 
 def _simplify(

@@ -14,7 +14,7 @@ import pytest
 import pysuper
 from documents import Session, blocks
 from machine import Snapshot
-from pysuper import drivers, errors, plan, receipts, steps
+from pysuper import cache, drivers, errors, plan, receipts, steps, testing
 from quarters import quarters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]
 
 
 @pytest.mark.parametrize(
-    "module", [pysuper, drivers, errors, plan, receipts, steps], ids=lambda module: module.__name__
+    "module", [pysuper, cache, drivers, errors, plan, receipts, steps, testing], ids=lambda module: module.__name__
 )
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     reference = "".join(page.read_text() for page in ROOT.glob("docs/reference/*.rst"))
