@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -77,11 +75,7 @@ class WebhookHook(Hook):
         self._target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         self._headers = [("Host", url.netloc), ("Content-Type", "application/json"), ("Connection", "close")]
         self._turns = trio.CapacityLimiter(CONNECTIONS)
-
-    @asynccontextmanager
-    async def host(self, containers: Mapping[str, LifecycleEvent | None]) -> AsyncIterator[None]:
         self._authorization()  # a token that is missing is an error now, and not a warning later
-        yield
 
     async def _post(self, event: LifecycleEvent) -> None:
         """Tell the server, which may take three attempts."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import pysuper
 from pysuper.errors import ConfigError, PysuperError, describe_errno, one_line
-from pysuper.flags import Parser, add_plugin_dir, container_parser, make_spec
+from pysuper.flags import Parser, container_parser, make_spec
 
 if TYPE_CHECKING:
     from pysuper.record import ExitRecord
@@ -244,23 +244,9 @@ def _is_stack(path: str) -> bool:
 
 
 def _plugins(argv: Sequence[str], prog: str, summary: str) -> int:
-    parser = Parser(prog, description=summary)
-    add_plugin_dir(parser.add_argument)
-    _no_arguments(parser, argv)
+    from pysuper.commands.plugins import plugins
 
-    from pysuper.registry import available
-    from pysuper.show import columns
-
-    rows: list[tuple[str, ...]] = [("GROUP", "NAME", "DISTRIBUTION", "VERSION", "WORKS HERE")]
-    for entry in available():
-        if entry.detection is None:
-            works = f"no: {entry.error}"
-        else:
-            works = "yes" if entry.detection.works else f"no: {entry.detection.reason}"
-        plugin = entry.registration
-        rows.append((plugin.kind, plugin.name, plugin.owner, plugin.version, works))
-    print(*columns(rows), sep="\n")
-    return 0
+    return plugins(argv, prog, summary)
 
 
 def _doctor(argv: Sequence[str], prog: str, summary: str) -> int:
@@ -340,7 +326,7 @@ _GROUPS: dict[str, dict[str, tuple[_Command, str]]] = {
         "why": (_of_stacks("why.why"), "tell why containers have ended, and what made them"),
     },
     "this machine": {
-        "plugins": (_plugins, "list the drivers, and whether they work here"),
+        "plugins": (_plugins, "list the drivers and hooks, show or check one, or begin a new one"),
         "doctor": (_doctor, "say what this kernel and this user can do, and how to get the rest"),
     },
 }

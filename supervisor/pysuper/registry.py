@@ -28,7 +28,7 @@ from pysuper.guard import guarded
 from pysuper.shorthand import did_you_mean
 from pysuper.spec import DriverChoice
 
-__all__ = ["Entry", "available", "create", "detect_cgroup", "find", "forget", "load", "title"]
+__all__ = ["Entry", "available", "create", "detect_cgroup", "examine", "find", "forget", "load", "title"]
 
 #: What `auto` tries, best first; `none` is last, and holds no limit.
 _CGROUP_PREFERENCE = ("v2", "v1", "none")
@@ -190,10 +190,11 @@ def detect_cgroup() -> tuple[str, str]:
 
 def available() -> list[Entry]:
     """Every registered plugin, loaded and asked whether it works here."""
-    return [_examine(plugin) for group in GROUPS for plugin in registrations(group)]
+    return [examine(plugin) for group in GROUPS for plugin in registrations(group)]
 
 
-def _examine(plugin: Registration) -> Entry:
+def examine(plugin: Registration) -> Entry:
+    """Load a plugin, and ask it whether it works here."""
     try:
         found = load(plugin.group, plugin.name)  # which says if there is another one of that name
         with guarded(plugin.title, "detect"):

@@ -186,7 +186,14 @@ def test_the_value_of_an_option_may_be_anything(name: str, value: str) -> None:
         ([], "a command is missing; see pysuper --help"),
         (["rnu"], "there is no command 'rnu'; did you mean 'run'?"),
         (["--verbose"], "option --verbose not recognized; did you mean --version?"),
-        (["plugins", "x"], "unexpected argument 'x'; see pysuper plugins --help"),
+        (["plugins", "shwo"], "there is no command 'shwo' for plugins; did you mean 'show'?"),
+        (["plugins", "list", "x"], "unexpected argument 'x'; see pysuper plugins --help"),
+        (["plugins", "show"], "show needs NAME; see pysuper plugins --help"),
+        (["plugins", "check", "v1", "v2"], "unexpected argument 'v2'"),
+        (["plugins", "new"], "new needs KIND and NAME"),
+        (["plugins", "new", "cgroup"], "new needs NAME"),
+        (["plugins", "show", "cgruop/v1"], "there is no kind of plugin 'cgruop'; did you mean 'cgroup'?"),
+        (["plugins", "check", "host:x"], "write rootfs/host or network/host"),
         (["run", "--memroy", "1"], "option --memroy not recognized; did you mean --memory?"),
         (["run", "-m"], "option -m requires argument; see pysuper run --help"),
         (["run", "-Z"], "option -Z not recognized; see pysuper run --help"),
@@ -279,7 +286,15 @@ def test_an_error_is_a_line_and_never_a_traceback(
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["--version"], ["run", "--help"], ["plan", "--help"], ["plugins", "--help"]]
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["plan", "--help"],
+        ["plugins", "--help"],
+        ["plugins", "show", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     program = (

@@ -1,0 +1,26 @@
+"""Each package that `pysuper plugins new` writes: what it says to do next works, and the package's own tests pass."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from environments import Environment
+from pysuper.scaffold import KINDS
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the tests of the packages are root's")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_package_works_at_once(kind: str, tmp_path: Path) -> None:
+    environment = Environment.make(tmp_path / "environment")
+    (here := tmp_path / "here").mkdir()
+    begun = environment.run(f"pysuper plugins new {kind} my-own", here)
+    assert begun.returncode == 0, begun.stdout
+    _, _, steps = begun.stdout.partition("Next:\n")
+    for command, part in zip(steps.splitlines(), ("", "my-own", " passed"), strict=True):
+        done = environment.run(command, here)
+        assert (command, 0, done.stdout) == (command, done.returncode, done.stdout)
+        assert part in done.stdout
