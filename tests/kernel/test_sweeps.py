@@ -114,6 +114,7 @@ SYSCALLS = [
     "pivot_root",
     "prctl",
     "prlimit64",
+    "sendmsg",
     "setgroups",
     "sethostname",
     "setns",

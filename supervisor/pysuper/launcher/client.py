@@ -201,6 +201,8 @@ async def _first_message(status: trio.socket.SocketType, plan: Plan) -> Launched
     if message is None:
         return None
     if "failed" in message:
+        if "child" in message:
+            await _end_child(message["child"])
         raise launch_error(message["failed"], plan)
     if "pid" in message and not descriptors:  # there was no room for one
         await _end_child(message["pid"])

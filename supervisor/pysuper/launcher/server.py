@@ -108,6 +108,7 @@ class _Launcher:
         held: dict[str, int] = {}
         pidfd: int | None = None
         step = "clone"
+        unknown: int | None = None  # a child that the supervisor has not been told of
         times = [time.monotonic()]
         try:
             with open(plan_file, "rb") as file:
@@ -121,12 +122,14 @@ class _Launcher:
                 held = _hold_namespaces(plan["holder"])
             times.append(time.monotonic())
             step = "clone"
-            pid, pidfd, gate = _clone(plan, status, files, namespaces | held)
+            unknown, pidfd, gate = _clone(plan, status, files, namespaces | held)
+            pid = unknown
             times.append(time.monotonic())
             with gate:
                 self._pidfds.add(pidfd)
                 # From here on the supervisor can end the process, so whatever fails now is only to be told.
                 wire.send(status, {"pid": pid, "times": times}, (pidfd,))
+                unknown = None
                 step = "id maps"
                 if plan["ids"]:
                     _write_id_maps(pid, plan["ids"])
@@ -135,7 +138,7 @@ class _Launcher:
                 return pidfd
         except OSError as error:
             failed = {"step": step, "errno": error.errno, "message": error.strerror or str(error)}
-            wire.tell(status, {"failed": failed})
+            wire.tell(status, {"failed": failed} if unknown is None else {"failed": failed, "child": unknown})
             return pidfd
         finally:
             status.close()

@@ -24,6 +24,7 @@ To the supervisor, on the status socket of each process:
                                 if the plan says `trace`: a step has been done, when and how long it took, in seconds
                                 since the process was let go (its own clock may be another than the supervisor's)
     {"failed": {"step": index | "clone" | "holder" | "execute", "errno": n | null, "message": text}}
+                                and "child", the pid of a process that was cloned, but could not be announced
     {"started": true}           from the init; without one, end of file says it
     {"exited": status}          of the command, as of waitpid(2), from the init
 """
