@@ -83,6 +83,11 @@ class CgroupTree:
         """Where this process can make cgroups: below its own in v1; in v2, root's are made at the top."""
         return self.own if self.version == 1 and self.own else self.top
 
+    @property
+    def counts_processes(self) -> bool:
+        """Whether containers can be here: not in the v2 tree of a machine that has its controllers on v1."""
+        return self.version == 1 or "pids" in Path(self.top, "cgroup.controllers").read_text().split()
+
 
 def cgroup_trees(pid: int | None = None) -> list[CgroupTree]:
     """Every hierarchy that is mounted, with the directory of a process (None is this one)."""
@@ -114,8 +119,8 @@ def _unescaped(field: str) -> str:
 
 
 def cgroups(mark: str = "pysuper.") -> set[str]:
-    """Every cgroup directory, where this process can have made some, with this in its name."""
-    places = {tree.place for tree in cgroup_trees()}
+    """Every cgroup directory, where this process can have made some for containers, with this in its name."""
+    places = {tree.place for tree in cgroup_trees() if tree.counts_processes}
     return {f"{at}/{name}" for place in places for at, names, _ in os.walk(place) for name in names if mark in name}
 
 
