@@ -31,7 +31,7 @@ def nothing_is_left(own_quarters: None) -> Iterator[None]:
     """Every test leaves the machine as it was: processes, mounts, cgroups, descriptors."""
     before = Snapshot.take()
     yield
-    Snapshot.take_settled(before).assert_equals(before)
+    before.require_nothing_left()
 
 
 @pytest.fixture

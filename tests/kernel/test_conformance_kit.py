@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from brokendrivers import CASES, HEADER, Case
 
 from machine import Snapshot, cgroup_driver
@@ -20,7 +21,8 @@ from pysuper import registry, testing
 from pysuper.discovery import add_directory
 from pysuper.errors import DriverError, PysuperError
 from pysuper.spec import DriverChoice
-from pysuper.testing.rules import rules_of
+from pysuper.testing.plugin import PluginTests
+from pysuper.testing.rules import rule
 from pysuper.testing.run import check
 from roots import make_busybox
 
@@ -100,10 +102,36 @@ def test_a_broken_driver_is_told_the_rule_and_its_reason(fail: Callable[[Case], 
 
 
 def test_every_rule_has_a_driver_that_breaks_it() -> None:
-    rules = {name for kind in KINDS for name, _ in rules_of(kind)}
+    rules = {
+        name for kind in KINDS for cls in kind.__mro__ for name, test in vars(cls).items() if hasattr(test, "rule")
+    }
     # Which needs an interpreter that another user may run: see the tests of ordinary users.
     rules.discard("test_an_ordinary_user_can_have_it_or_is_told_why_not")
     assert rules == {case.test for case in CASES}
+
+
+class TestRules(PluginTests):
+    """What rules make of what goes wrong in them."""
+
+    kind = "network"
+    driver = "none"
+
+    @rule("It ends.", because="nobody waits for ever.")
+    async def never(self) -> None:
+        with trio.fail_after(0):
+            await trio.sleep_forever()
+
+    @rule("It is right.", because="it has to be.")
+    def wrong(self) -> None:
+        raise KeyError("of the rule itself")
+
+    def test_what_does_not_end_is_the_drivers_fault(self) -> None:
+        with pytest.raises(pytest.fail.Exception, match="It ends.(.|\\n)*it did not come to an end in time"):
+            self.never()
+
+    def test_a_fault_of_the_rule_is_seen_as_it_is(self) -> None:
+        with pytest.raises(KeyError, match="of the rule itself"):
+            self.wrong()
 
 
 # --- at a stranger's ---

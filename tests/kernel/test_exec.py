@@ -132,7 +132,7 @@ async def test_out_of_processes_is_an_error_and_leaves_nothing(supervisor, spec)
         with pytest.raises(pysuper.LaunchError, match=r"could not fork in.* EAGAIN .*is pids_max reached\?") as caught:
             await executed(container, "true")
         assert caught.value.errno == errno.EAGAIN
-        Snapshot.take_settled(before).assert_equals(before)
+        before.require_nothing_left()
     assert await executed(container, "exit 4") == (4, "")
 
 
@@ -179,7 +179,7 @@ async def test_a_promise_that_does_not_hold_stops_it(container) -> None:
     before = Snapshot.take()
     with pytest.raises(pysuper.LimitError, match="not in force.*NoNewPrivs"):
         await executed(container, "touch /ran")
-    Snapshot.take_settled(before).assert_equals(before)
+    before.require_nothing_left()
     assert not os.path.exists(f"/proc/{container.pid}/root/ran")
 
 
@@ -316,7 +316,7 @@ async def test_many_run_at_once(container) -> None:
         for code in range(20):
             nursery.start_soon(one, code)
     assert sorted(codes) == list(range(20))
-    Snapshot.take_settled(before).assert_equals(before)
+    before.require_nothing_left()
 
 
 # --- how it ends ---
@@ -348,7 +348,7 @@ async def test_it_is_killed_with_its_children(container, way) -> None:
     assert (await execution.wait()).signal == signal.SIGKILL
     assert time.monotonic() - begun < 0.9 * PATIENCE  # and not after a bound
     assert wait_until(lambda: processes(container) == quiet)
-    Snapshot.take_settled(before).assert_equals(before)
+    before.require_nothing_left()
 
 
 async def test_what_it_leaves_running_ends_with_the_container(container) -> None:
@@ -406,7 +406,7 @@ async def test_containers_that_end_at_any_moment_of_it_leave_nothing(supervisor,
                 outcomes.add("error")
                 assert str(error).startswith(("box has ended", "could not", "the process that joins box was killed"))
         await container.wait()
-        Snapshot.take_settled(before).assert_equals(before)
+        before.require_nothing_left()
     assert outcomes == {"error", signal.SIGKILL}
 
 
@@ -538,7 +538,7 @@ async def test_what_dies_right_after_its_fork_leaves_nothing(container, monkeypa
     with monkeypatch.context() as patched, pytest.raises(pysuper.LaunchError, match="was killed while it was set up"):
         patched.setattr(process, "receive", receive)
         await executed(container, "true")
-    Snapshot.take_settled(before).assert_equals(before)
+    before.require_nothing_left()
     assert await executed(container, "exit 4") == (4, "")
 
 
@@ -568,7 +568,7 @@ async def test_out_of_descriptors_is_an_error_and_leaves_nothing(container, free
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for descriptor in taken:
             os.close(descriptor)
-    Snapshot.take_settled(before).assert_equals(before)
+    before.require_nothing_left()
     assert outcomes == sorted(outcomes)  # a socket takes fewer
     if free in (0, 19):
         assert outcomes == [free == 19] * 2
@@ -797,7 +797,7 @@ async def test_a_socket_is_of_the_kind_that_was_asked_for(container) -> None:
     before = Snapshot.take()
     with pytest.raises(pysuper.LaunchError, match="could not open a socket.* E(AF|SOCKT)NOSUPPORT"):
         await container.open_socket(44)
-    Snapshot.take_settled(before).assert_equals(before)
+    before.require_nothing_left()
 
 
 async def test_a_socket_that_cannot_be_had_in_a_shared_network_is_the_same_error(supervisor, spec) -> None:

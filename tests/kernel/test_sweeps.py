@@ -30,7 +30,7 @@ async def sweep(attempt: Callable[[], Awaitable[None]]) -> int:
     step = 1
     before = Snapshot.take()
     while await cancelled_at(step, attempt):
-        Snapshot.take_settled(before).assert_equals(before)
+        before.require_nothing_left()
         step += 1
     return step
 
@@ -82,7 +82,7 @@ async def test_cancellation_while_the_container_is_being_paused_leaves_nothing(s
                 await trio.sleep(delay / 3000)
                 container.pause()
         assert container.paused
-        Snapshot.take_settled(before).assert_equals(before)
+        before.require_nothing_left()
         container.resume()
     assert container.statistics().pids_current in {2, None}
 
@@ -165,7 +165,7 @@ async def test_failure_of_every_system_call_is_an_error_that_names_the_step(spec
                 else:
                     await container.wait()
                     failed = False
-            Snapshot.take_settled(running).assert_equals(running)
+            running.require_nothing_left()
             if not failed:
                 return
         pytest.fail(f"{name} failed {when} times")
@@ -207,7 +207,7 @@ async def test_what_joins_a_container_fails_or_dies_at_every_system_call(spec, j
                     failed = True
                 except KilledError:  # on its last steps to the command
                     failed = True
-            Snapshot.take_settled(running).assert_equals(running)
+            running.require_nothing_left()
             assert container.statistics().pids_current in {2, None}
             if not failed:
                 return

@@ -35,6 +35,15 @@ fixture may set them, too:
         def image(self, tmp_path):
             self.driver = f"squash:{make_image(tmp_path)}"
 
+    plugin.py      what is under test, and what can be asked of it
+    interface.py   rules for what plugins say of themselves       lives.py      for what becomes of containers
+    plans.py       for what drivers decide                        driver.py     for the containers of any driver
+    cgroup.py limits.py programs.py   rootfs.py   namespace.py   network.py   hook.py    for those of each kind
+    rules.py       what a rule is                                 stage.py      containers that are watched
+    machine.py     what there is on the machine                   changes.py    what Python code makes there
+    faults.py      cancellation, descriptors that run out         apart.py      supervisors that are killed
+    run.py         checks a plugin by its name
+
 PYSUPER_TEST_PATIENCE=20 makes every time limit twenty times as long, for emulated machines.
 """
 

@@ -168,7 +168,7 @@ def _live(kind: str, choice: DriverChoice, spec: ContainerSpec) -> Lived:
         trio.run(live)
     except PysuperError as error:
         return Lived(str(error))
-    except Exception:
+    except (Exception, SystemExit):
         return Lived(traceback.format_exc(), meant=False)
     return Lived(None)
 
@@ -188,9 +188,10 @@ def _kill_at_each_step(
             return {"error": f"at task step {step} it ended, before it was killed"}
         changes.clean_up(changes.left(keeps, MARK))
         for pid in children():  # which have been found, and would hold the pipes open that we write to
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if left or _RUNNING in told:
-            return {"step": step, "left": list(dict.fromkeys(left))}
+            return {"step": step, "left": left}
     raise AssertionError
 
 

@@ -16,6 +16,7 @@ from pysuper.errors import DriverError, LimitError, PysuperError
 from pysuper.plan import Plan
 from pysuper.planning import is_privileged
 from pysuper.spec import Limits
+from pysuper.testing import programs
 from pysuper.testing.driver import DriverTests
 from pysuper.testing.limits import ENFORCED
 from pysuper.testing.machine import PATIENCE, wait_until
@@ -29,79 +30,6 @@ __all__ = ["CgroupDriverTests"]
 _DEAD = 3.0
 #: Seconds for which nothing may run that is frozen.
 _FROZEN = 0.3
-
-#: Keeps three children, and says who they are; the pid namespace is the host's.
-_FAMILY = """
-import os, time
-children = [os.getpid()]
-for _ in range(3):
-    pid = os.fork()
-    if pid == 0:
-        time.sleep(1000)
-    children.append(pid)
-print(*children, flush=True)
-time.sleep(1000)
-"""
-
-#: A process that forks and goes on as its child, two hundred times a second, for ten seconds: whoever reads pids and
-#: signals them comes too late. The first one stays, and takes in the dead, PR_SET_CHILD_SUBREAPER(2const).
-_HARE = """
-import ctypes, os, signal, time
-ctypes.CDLL(None).prctl(36, 1)
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-end = time.monotonic() + 10
-if os.fork() == 0:
-    print("runs", flush=True)
-    while time.monotonic() < end:
-        time.sleep(0.005)
-        if os.fork():
-            os._exit(0)
-    os._exit(0)
-time.sleep(1000)
-"""
-
-#: Uses 0.3 s of CPU and 32 MiB, and keeps the memory.
-_USE = """
-import time
-kept = b"x" * (32 << 20)
-while time.process_time() < 0.3:
-    pass
-print("used", flush=True)
-time.sleep(1000)
-"""
-
-_SPIN = """
-print("spins", flush=True)
-while True:
-    pass
-"""
-
-#: Tries to write "no limit" into every file of every hierarchy that it can mount, as root of a user namespace of its
-#: own, cgroup_namespaces(7).
-_ESCAPE = """
-import ctypes, os
-libc = ctypes.CDLL(None)
-def write_everywhere(top):
-    for directory, _, files in os.walk(top):
-        for name in files:
-            for text in (b"max", b"-1"):
-                try:
-                    with open(f"{directory}/{name}", "wb", buffering=0) as file:
-                        file.write(text)
-                except OSError:
-                    pass
-write_everywhere("/sys/fs/cgroup")
-libc.unshare(0x10000000 | 0x00020000 | 0x02000000)  # CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWCGROUP
-lines = [line.split(":") for line in open("/proc/self/cgroup")]
-for _, controllers, _ in lines:
-    for fstype, options in ((b"cgroup", controllers.encode()), (b"cgroup2", b"")):
-        if libc.mount(b"none", b"/tmp", fstype, 0, options) == 0:
-            write_everywhere("/tmp")
-            libc.umount2(b"/tmp", 2)
-print("tried", flush=True)
-import time
-time.sleep(1000)
-"""
 
 
 class CgroupDriverTests(DriverTests):
@@ -205,7 +133,7 @@ class CgroupDriverTests(DriverTests):
     async def test_processes_lists_what_is_in_it(self) -> None:
         self.require_working()
         async with self.stage() as stage:
-            container, line = await self._running(stage, _FAMILY)
+            container, line = await self._running(stage, programs.FAMILY)
             family = set(map(int, line.split()))
             async with container.execute(["sleep", "1000"]) as execution:
                 joined = execution._process.pid if execution._process else 0
@@ -223,7 +151,7 @@ class CgroupDriverTests(DriverTests):
     async def test_kill_reaches_what_forks(self) -> None:
         self.require_working()
         async with self.stage() as stage:
-            container, _ = await self._running(stage, _HARE)
+            container, _ = await self._running(stage, programs.HARE)
             _cgroup(container).kill()
             self._require_empty(container, "kill()")
 
@@ -235,7 +163,7 @@ class CgroupDriverTests(DriverTests):
     async def test_kill_reaches_what_is_frozen(self) -> None:
         self.require_working()
         async with self.stage() as stage:
-            container, _ = await self._running(stage, _FAMILY)
+            container, _ = await self._running(stage, programs.FAMILY)
             self._freeze(container)
             _cgroup(container).kill()
             self._require_empty(container, "freeze() and kill()")
@@ -255,7 +183,7 @@ class CgroupDriverTests(DriverTests):
         self.require_working()
         do = "write to freezer.state or cgroup.freeze; raise DriverError if there is no freezer"
         async with self.stage() as stage:
-            container, _ = await self._running(stage, _SPIN)
+            container, _ = await self._running(stage, programs.SPIN)
             self._freeze(container)
             await trio.sleep(_FROZEN / 3)  # it need not be at once
             before = _ticks(container.pid)
@@ -280,7 +208,7 @@ class CgroupDriverTests(DriverTests):
     async def test_statistics_count(self) -> None:
         self.require_working()
         async with self.stage() as stage:
-            container, _ = await self._running(stage, _USE)
+            container, _ = await self._running(stage, programs.USE)
             counted = container.statistics()
         do = "return seconds and bytes of this container's cgroup, and nothing else's"
         cpu = None if counted.cpu_user is None else counted.cpu_user + (counted.cpu_system or 0)
@@ -306,7 +234,7 @@ class CgroupDriverTests(DriverTests):
             raise NotHere("it holds neither pids_max nor memory_max")
         wanted = Limits(**{name: getattr(ENFORCED[name].limits(), name) for name in limits})
         async with self.stage() as stage:
-            container, _ = await stage.told(self.spec(limits=wanted, init=False, **interpreter(_ESCAPE)))
+            container, _ = await stage.told(self.spec(limits=wanted, init=False, **interpreter(programs.ESCAPE)))
             try:
                 receipts.take(_of_files(container.plan), container.pid)
             except LimitError as error:

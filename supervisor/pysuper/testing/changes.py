@@ -23,7 +23,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _SINKS = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/tty"})
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Changes:
     """
     Attributes:

@@ -58,7 +58,8 @@ def few_descriptors(free: int) -> Iterator[None]:
     taken: list[int] = []
     highest = max(map(int, os.listdir("/proc/self/fd")))
     # Some above the highest, so that there are enough to give back.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(highest + 100, hard), hard))
+    wanted = highest + 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
     try:
         with suppress(OSError):
             while True:

@@ -87,9 +87,8 @@ class LifeTests(InterfaceTests):
             async with self.nothing_left(f"cancellation at task step {step}"):
                 if not await cancelled_at(step, live):
                     return
-        raise Broken(
-            f"a life takes more than {_MANY} task steps", do="wait for what happens, instead of polling for it"
-        )
+        do = "wait for what happens, instead of polling for it"
+        raise Broken(f"a life takes more than {_MANY} task steps", do=do)
 
     @rule(
         "A start for which there are no descriptors left fails with an error of pysuper's, and nothing is left.",
@@ -120,10 +119,8 @@ class LifeTests(InterfaceTests):
         self.require_working()
         self.require_host_side()
         found = apart.killed(self.kind, self.choice, self.keeps, self.forgets)
-        do = (
-            "announce in `traces` each directory and cgroup that `host` is going to make; or make it of what ends with "
-        )
-        do += "the process that has it, as a descriptor does"
+        do = "announce in `traces` each directory and cgroup that `host` is going to make; or make it of what ends "
+        do += "with the process that has it, as a descriptor does"
         left = ", ".join(found.left)
         require(not left, f"a second after a kill at task step {found.step} there is still {left}", do=do)
 

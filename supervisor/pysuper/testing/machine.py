@@ -131,7 +131,7 @@ class Snapshot:
 
     Attributes:
         mark: In the name of each cgroup that counts.
-        descriptors: What each of this process leads to. Numbers change hands; only how many there are is compared.
+        descriptors: What each of this process leads to.
         interfaces: Of the network namespace of this process.
     """
 
@@ -140,7 +140,7 @@ class Snapshot:
     cgroups: frozenset[str]
     mounts: tuple[str, ...]
     interfaces: frozenset[str]
-    descriptors: Mapping[int, str] = attrs.field(eq=len)
+    descriptors: Mapping[int, str]
 
     @classmethod
     def take(cls, mark: str = "pysuper.") -> Snapshot:
@@ -154,17 +154,6 @@ class Snapshot:
             descriptors=_descriptors(),
         )
 
-    @classmethod
-    def take_settled(cls, expected: Snapshot) -> Snapshot:
-        """As it is now, or once it is as expected: within the second in which nothing may be left."""
-        wait_until(lambda: cls.take(expected.mark) == expected)
-        return cls.take(expected.mark)
-
-    def assert_equals(self, before: Snapshot) -> None:
-        """Say what is left."""
-        if found := self.new_since(before) + [f"{what} is gone" for what in before.new_since(self)]:
-            raise AssertionError("; ".join(found))
-
     def new_since(self, before: Snapshot) -> list[str]:
         """What there is, and was not before."""
         pairs: list[tuple[str, set[str], set[str]]] = [
@@ -173,7 +162,7 @@ class Snapshot:
             ("the mount", set(Counter(self.mounts) - Counter(before.mounts)), set()),
             ("the network interface", set(self.interfaces), set(before.interfaces)),
         ]
-        if len(self.descriptors) > len(before.descriptors):
+        if len(self.descriptors) > len(before.descriptors):  # numbers change hands
             now, then = (
                 {f"{number} -> {target}" for number, target in snapshot.descriptors.items()}
                 for snapshot in (self, before)
@@ -195,6 +184,11 @@ class Snapshot:
         leftovers = self.watch(more)
         wait_until(leftovers.gone)
         return leftovers.names()
+
+    def require_nothing_left(self) -> None:
+        """Raise AssertionError if something is new since, and does not go away within a second."""
+        if left := self.left():
+            raise AssertionError(f"there is still {', '.join(left)}")
 
 
 class Leftovers:

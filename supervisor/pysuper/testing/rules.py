@@ -14,15 +14,15 @@ import functools
 import inspect
 import textwrap
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import attrs
 import trio
 
 from pysuper.errors import PysuperError, alone
 
-__all__ = ["Broken", "NotHere", "Rule", "require", "rule", "rules_of"]
+__all__ = ["Broken", "NotHere", "Rule", "require", "rule"]
 
 _WIDTH = 110
 
@@ -104,16 +104,6 @@ def rule(
     return decorate
 
 
-def rules_of(tests: type[Any]) -> Iterator[tuple[str, Rule]]:
-    """The tests of a class that check rules, its own before those that it inherits, each once."""
-    seen: set[str] = set()
-    for cls in tests.__mro__:
-        for name, value in vars(cls).items():
-            if hasattr(value, "rule") and name not in seen:
-                seen.add(name)
-                yield name, value.rule
-
-
 def _run(check: Callable[[], Awaitable[None] | None]) -> None:
     if inspect.iscoroutinefunction(getattr(check, "func", check)):
         trio.run(cast("Callable[[], Awaitable[None]]", check))
@@ -126,6 +116,8 @@ def _as_broken(problem: BaseException, source: str | None) -> Broken | None:
     where = _where(problem, source)
     if isinstance(problem, Broken):
         return problem
+    if isinstance(problem, trio.TooSlowError):
+        return Broken("it did not come to an end in time", do="bound what the driver waits for")
     if not where and not isinstance(problem, PysuperError):
         return None
     return Broken(

@@ -28,10 +28,9 @@ from pysuper.steps import Step, WriteFile
 from pysuper.supervisor import Supervisor, open_supervisor
 from pysuper.testing.changes import note, watched
 from pysuper.testing.machine import PATIENCE, SETTLED, Snapshot
-from pysuper.testing.rules import Broken, require
+from pysuper.testing.rules import require
 
 __all__ = [
-    "FAILING",
     "IDLE",
     "MARK",
     "STAGE_BOUND",
@@ -50,7 +49,7 @@ STAGE_BOUND = 60.0
 #: A shell script that runs until its container is ended, on a stage.
 IDLE = "read line"
 #: A step that fails wherever it stands.
-FAILING = WriteFile(path="/proc/no/such/file", content="1")
+_FAILING = WriteFile(path="/proc/no/such/file", content="1")
 
 _numbers = itertools.count()
 
@@ -103,7 +102,7 @@ class Observer(Launcher):
             self.failed = plan.steps[self.failing]
             before, after = plan.steps[: self.failing], plan.steps[self.failing + 1 :]
             # In one phase, since it is all the same to the launcher.
-            plan = attrs.evolve(plan, phases={Phase.SESSION: (*before, FAILING, *after)})
+            plan = attrs.evolve(plan, phases={Phase.SESSION: (*before, _FAILING, *after)})
         return self._launcher.launch(plan, files, namespaces)
 
     async def remember(self, trace: Trace) -> None:
@@ -212,15 +211,13 @@ async def open_stage(
         hooks, warn: See `open_supervisor`.
 
     Raises:
-        Broken: It took too long.
+        TooSlowError: It took longer.
     """
     idle, kept = os.pipe()
     try:
         with trio.fail_after(bound * PATIENCE):
             async with open_supervisor(hooks=hooks, warn=warn) as supervisor:
                 yield Stage(supervisor, idle)
-    except trio.TooSlowError as error:
-        raise Broken(f"it is not done after {bound * PATIENCE:g} s", do="bound what the driver waits for") from error
     finally:
         os.close(idle)
         os.close(kept)
@@ -253,10 +250,6 @@ async def nothing_left(after: str, keeps: Sequence[str]) -> AsyncIterator[None]:
             while not leftovers.gone():
                 await trio.sleep(0.01)
     changes.clean_up(changes.left(keeps, MARK))
-    _require_none(leftovers.names(), after)
-
-
-def _require_none(left: Sequence[str], after: str) -> None:
-    """Raise Broken if something is left."""
+    left = leftovers.names()
     do = "undo in `host`, in a `finally`, all that it did before; `keeps` of the test's class names a cache"
     require(not left, f"after {after} there is still {', '.join(left)}", do=do)
