@@ -67,6 +67,6 @@ class Environment:
             stderr=subprocess.STDOUT,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=200,
+            timeout=900,
             check=False,
         )

@@ -10,7 +10,10 @@ import pytest
 from environments import Environment
 from pysuper.scaffold import KINDS
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the tests of the packages are root's")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="the tests of the packages are root's"),
+    pytest.mark.timeout(1200),  # conformance tests are thorough
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -67,7 +67,9 @@ class WebhookHook(Hook):
         if url.username is not None:  # who sees the URL sees the password, and so it is not said again
             raise DriverError(f"hook webhook: a user name in the URL for {host}", remedy="use token_file")
         if options.token_file is not None and url.scheme == "http" and host not in LOCAL:
-            raise DriverError("hook webhook: a token must not be sent in the clear", remedy="use https")
+            raise DriverError(
+                f"hook webhook: the token in {options.token_file} must not be sent in the clear", remedy="use https"
+            )
         self._address = (host, port)
         self._tls = ssl.create_default_context() if url.scheme == "https" else None
         # The rest of a URL is a secret with some services, and in no message.

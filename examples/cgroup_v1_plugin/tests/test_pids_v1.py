@@ -17,6 +17,7 @@ import trio
 import pysuper
 from pysuper.drivers import Cgroup, Context, NoOptions
 from pysuper.errors import DriverError
+from pysuper.testing import CgroupDriverTests
 from pysuper_pids_v1 import PidsV1
 
 pytestmark = pytest.mark.skipif(not PidsV1.detect().works, reason=PidsV1.detect().reason)
@@ -81,6 +82,13 @@ async def supervisor() -> AsyncIterator[pysuper.Supervisor]:
     """A running supervisor."""
     async with pysuper.open_supervisor() as running:
         yield running
+
+
+class TestPidsV1(CgroupDriverTests):
+    """What every cgroup driver has to keep."""
+
+    driver = "pids-v1"
+    limits = ("pids_max",)
 
 
 async def test_forks_beyond_the_limit_are_refused_and_counted(supervisor: pysuper.Supervisor) -> None:

@@ -16,7 +16,8 @@ import trio
 
 import pysuper
 from pysuper.errors import DriverError
-from pysuper_git_rootfs import CHECKOUTS, GitRootfs
+from pysuper.testing import RootfsDriverTests
+from pysuper_git_rootfs import CHECKOUTS, GitRootfs, key_of
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not GitRootfs.detect().works or not os.path.exists("/bin/busybox"),
@@ -90,6 +91,18 @@ async def output(repository: Repository, command: str, **options: Any) -> str:
 async def supervisor() -> AsyncIterator[pysuper.Supervisor]:
     async with pysuper.open_supervisor() as running:
         yield running
+
+
+class TestGitRootfs(RootfsDriverTests):
+    """What every rootfs driver has to keep."""
+
+    @pytest.fixture(autouse=True)
+    def _chosen(self, repository: Repository) -> None:
+        self.driver = f"git:{repository.path}"
+        self.shows = {"/file": "one"}
+        self.keeps = [str(CHECKOUTS.path.parent)]
+        # Checked out in each test anew.
+        self.forgets = [str(CHECKOUTS.path / key_of(str(repository.path), repository.git("rev-parse", "HEAD")))]
 
 
 async def test_a_container_sees_what_is_committed_and_nothing_else(repository: Repository) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import pysuper
 from pysuper.errors import DriverError
+from pysuper.testing import NamespaceDriverTests
 from pysuper_uptime import UptimeNamespace, parse
 
 pytestmark = pytest.mark.skipif(
@@ -44,6 +45,13 @@ async def clock(name: str, **fields: Any) -> float:
 async def supervisor() -> AsyncIterator[pysuper.Supervisor]:
     async with pysuper.open_supervisor() as running:
         yield running
+
+
+class TestUptime(NamespaceDriverTests):
+    """What every namespace driver has to keep."""
+
+    driver = "uptime:248d"
+    wrong = ("uptime:248x", "uptime:53376d")
 
 
 @pytest.mark.parametrize("name", ["CLOCK_MONOTONIC", "CLOCK_BOOTTIME"])

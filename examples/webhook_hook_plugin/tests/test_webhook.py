@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import ssl
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ import trio
 import pysuper
 import pysuper_webhook
 from pysuper.errors import DriverError
+from pysuper.testing import HookTests
 
 TOLD = ["started", "ready", "exited", "stopped"]
 
@@ -210,6 +213,39 @@ async def test_connections_are_bounded(server: Server) -> None:
         await trio.sleep(0.1)
         assert len(server.bodies) == 8
         server.released.set()
+
+
+#: A server that takes whatever it is told, in a process of its own: its descriptors are nobody else's.
+LISTENER = """
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Listener(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+class TestWebhook(HookTests):
+    """What every hook has to keep."""
+
+    wrong = ("webhook:ops.example.org", {"url": "http://ops.example.org/", "token_file": "/etc/hostname"})
+
+    @pytest.fixture(autouse=True)
+    def _chosen(self) -> Iterator[None]:
+        with subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True) as listener:
+            assert listener.stdout is not None
+            self.driver = f"webhook:http://127.0.0.1:{listener.stdout.readline().strip()}/"
+            yield
+            listener.kill()
 
 
 # --- the token ---
