@@ -157,18 +157,18 @@ def _new(kind: str, name: str) -> int:
     from pysuper.scaffold import begin
 
     package = begin(kind, name, Path.cwd())
-    place = package.distribution
-    files = {
+    about = {
         f"{package.module}.py": "what it does: change it where a comment says CHANGE",
-        package.test: "its tests: what all of its kind have to keep, and what it is for",
+        f"tests/test_{package.module}.py": "its tests: what all of its kind have to keep, and what it is for",
         "pyproject.toml": f"how it is found: as {name!r}, in the group pysuper.{kind}",
         "README.md": "how it is used",
     }
+    files = [str(file) for file in package.files]
     width = max(map(len, files))
-    print(f"{place}/ is a package that works:")
-    print(*(f"  {file:{width}}  {what}" for file, what in files.items()), sep="\n")
+    print(f"{name}/ is a package that works:")
+    print(*(f"  {file:{width}}  {about[file]}" for file in files), sep="\n")
     print("\nNext:")
-    print(f"  pip install --editable '{place}[test]'\n  pysuper plugins show {kind}/{name}\n  pytest {place}")
+    print(f"  cd {name}\n  pip install --editable '.[test]'\n  pysuper plugins show {kind}/{name}\n  pytest")
     return 0
 
 

@@ -27,7 +27,7 @@ class SkeletonOptions:
     path: str
 
 
-class SkeletonRootfs(RootfsDriver):
+class Skeleton(RootfsDriver):
     """`skeleton:PATH`: a copy-on-write view of a directory; writes vanish."""
 
     Options = SkeletonOptions

@@ -28,7 +28,7 @@ class SkeletonOptions:
     domain: str = "localdomain"
 
 
-class SkeletonNamespace(NamespaceDriver):
+class Skeleton(NamespaceDriver):
     """`skeleton:DOMAIN`: an own host name, with a domain."""
 
     Options = SkeletonOptions

@@ -28,7 +28,7 @@ class SkeletonOptions:
     first_port: int = 0
 
 
-class SkeletonNetwork(NetworkDriver):
+class Skeleton(NetworkDriver):
     """`skeleton:PORT`: loopback only, with ports from that one on for everybody."""
 
     Options = SkeletonOptions

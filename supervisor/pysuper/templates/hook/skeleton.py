@@ -35,7 +35,7 @@ class SkeletonOptions:
     path: str
 
 
-class SkeletonHook(Hook):
+class Skeleton(Hook):
     """`skeleton:PATH`: a line in a file for each run of a container that is over."""
 
     Options = SkeletonOptions

@@ -24,7 +24,7 @@ from pysuper.errors import DriverError, StuckError
 from pysuper.receipts import FileLists
 
 
-class SkeletonCgroup(CgroupDriver):
+class Skeleton(CgroupDriver):
     """A cgroup v2 without limits: kills, freezes and counts."""
 
     @classmethod
