@@ -132,7 +132,7 @@ class Session:
         """Type one line; what it prints on either output is `stdout`. Variables and directory last."""
         state = shlex.quote(str(self._state))
         keep = f"{{ export -p; printf 'cd %q\\n' \"$PWD\"; }} > {state}"
-        script = f"[ ! -e {state} ] || . {state}\ntrap {shlex.quote(keep)} EXIT\n{command}"
+        script = f"set -a; [ ! -e {state} ] || . {state}\ntrap {shlex.quote(keep)} EXIT\n{command}"
         return self._environment.run(script, self.directory, self._variables)
 
     def _type(self, block: Block) -> None:

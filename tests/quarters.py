@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pysuper.testing.machine import cgroup_trees
+from pysuper.testing.machine import cgroup_trees, wait_until
 
 __all__ = ["quarters"]
 
@@ -27,7 +27,15 @@ def quarters() -> Iterator[None]:
     finally:
         for directory in made:
             (directory.parent / "cgroup.procs").write_text(str(os.getpid()))
-            directory.rmdir()
+        # A process leaves its cgroups in the middle of exiting: rmdir(2) answers EBUSY for a moment.
+        busy = [directory for directory in made if not wait_until(lambda at=directory: _removed(at))]
+        assert busy == []
+
+
+def _removed(directory: Path) -> bool:
+    with suppress(OSError):
+        directory.rmdir()
+    return not directory.exists()
 
 
 def _make(parent: Path) -> Path:
