@@ -25,6 +25,7 @@ project = "pysuper"
 release = pysuper.__version__
 html_theme = "furo"
 html_title = f"pysuper {release}"
+smartquotes = False  # which make a dash of the two in front of an option
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib_trio"]
 
@@ -84,7 +85,7 @@ def _add_what_attributes_say(_app: Sphinx, _what: str, _name: str, obj: Any, _op
         lines += ["", f"See {obj.man}."]
     for check in vars(obj).values() if isinstance(obj, type) else ():
         if isinstance(rule := getattr(check, "rule", None), Rule):
-            lines += ["", f"- **{rule.sentence}** Because {rule.because}"]
+            lines += ["", f"- **{rule.sentence}** {rule.because[0].upper()}{rule.because[1:]}"]
 
 
 def _simplify(
