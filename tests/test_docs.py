@@ -77,7 +77,8 @@ def session(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]
         variables={"PYSUPER_RUNTIME_DIR": f"{tmp_path}/run", "PYSUPER_STATE_DIR": f"{tmp_path}/state"},
     )
     yield made
-    if left := before.left():
+    # What is called pysuper.test is that of the tests of drivers, of another run.
+    if left := [what for what in before.left() if "pysuper.test" not in what]:
         made.run("pysuper down")
     assert left == []
 
@@ -96,6 +97,7 @@ def name(document: Path) -> str:
 
 
 @needs_root
+@pytest.mark.timeout(900)  # the conformance tests are in some
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_the_document_does_what_it_says(document: Path, session: Session) -> None:
     furnish(session.directory, document)
