@@ -10,6 +10,7 @@ from pysuper.errors import ConfigError
 from pysuper.plan import Plan
 from pysuper.shorthand import did_you_mean
 from pysuper.spec import ContainerSpec
+from pysuper.translate.bwrap import Bwrap
 from pysuper.translate.form import Form, Translation
 from pysuper.translate.sh import Sh
 
@@ -17,6 +18,7 @@ __all__ = ["FORMS", "Translation", "translate"]
 
 FORMS: Mapping[str, type[Form]] = {
     "sh": Sh,
+    "bwrap": Bwrap,
 }
 
 
