@@ -12,6 +12,7 @@ from pysuper.shorthand import did_you_mean
 from pysuper.spec import ContainerSpec
 from pysuper.translate.bwrap import Bwrap
 from pysuper.translate.form import Form, Translation
+from pysuper.translate.oci import Oci
 from pysuper.translate.sh import Sh
 
 __all__ = ["FORMS", "Translation", "translate"]
@@ -19,6 +20,7 @@ __all__ = ["FORMS", "Translation", "translate"]
 FORMS: Mapping[str, type[Form]] = {
     "sh": Sh,
     "bwrap": Bwrap,
+    "oci": Oci,
 }
 
 
