@@ -12,15 +12,19 @@ from pysuper.shorthand import did_you_mean
 from pysuper.spec import ContainerSpec
 from pysuper.translate.bwrap import Bwrap
 from pysuper.translate.form import Form, Translation
+from pysuper.translate.nsjail import Nsjail
 from pysuper.translate.oci import Oci
 from pysuper.translate.sh import Sh
+from pysuper.translate.systemd_run import SystemdRun
 
 __all__ = ["FORMS", "Translation", "translate"]
 
 FORMS: Mapping[str, type[Form]] = {
     "sh": Sh,
     "bwrap": Bwrap,
+    "systemd-run": SystemdRun,
     "oci": Oci,
+    "nsjail": Nsjail,
 }
 
 
