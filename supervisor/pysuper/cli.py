@@ -209,15 +209,20 @@ def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
     parser = container_parser(prog, summary)
     parser.add_argument("--explain", action="store_true", help="say what the kernel does in each step, and why there")
     parser.add_argument("--json", action="store_true", help="as the launcher gets it")
+    parser.add_argument("--as", dest="form", metavar="FORM", help="for sh, bwrap, systemd-run, oci, nsjail")
     arguments = parser.parse(argv)
     stack = arguments.file is None and bool(arguments.rest) and _is_stack(arguments.rest[0])
     if stack and len(arguments.rest) > 1:  # options may follow a FILE, as they must not follow a command
         arguments = parser.parse(argv, intermixed=True)
         if len(arguments.rest) > 1:
             parser.error(f"unexpected argument {arguments.rest[1]!r}")
-    if arguments.explain and arguments.json:
-        parser.error("--explain and --json exclude each other")
+    forms = {"--explain": arguments.explain, "--json": arguments.json, "--as": arguments.form is not None}
+    if len(given := [option for option, is_given in forms.items() if is_given]) > 1:
+        parser.error(f"{' and '.join(given)} exclude each other")
     if stack:
+        if arguments.form is not None:
+            one = f"choose one: -f {arguments.rest[0]} --name NAME"
+            raise ConfigError("--as is of one container, not of a stack", remedy=one)
         from pysuper.stack.commands.plan import print_plans
 
         print_plans(arguments.rest[0], as_json=arguments.json, explain=arguments.explain)
@@ -229,7 +234,14 @@ def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
 
     spec, _ = make_spec(arguments, interactive=is_interactive())
     plan = make_plan(spec)
-    if arguments.json:
+    if arguments.form is not None:
+        from pysuper.translate import translate
+
+        translation = translate(arguments.form, spec, plan)
+        print(translation.text, end="")
+        if not translation.told:
+            _say(f"not in the text above: {line}" for line in translation.missing)
+    elif arguments.json:
         import json
 
         print(json.dumps(json.loads(plan.to_json()), indent=2))
