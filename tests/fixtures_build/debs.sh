@@ -4,11 +4,12 @@ set -eu
 
 missing=
 for package in \
-    busybox-static e2fsprogs iproute2 mmdebstrap python3-venv qemu-system-x86 strace uidmap util-linux xz-utils zstd
+    bubblewrap busybox-static e2fsprogs iproute2 mmdebstrap python3-venv qemu-system-x86 strace uidmap util-linux xz-utils zstd
 do
     status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) || status=unknown
     [ "$status" = installed ] || missing="$missing $package"
 done
+command -v runc >/dev/null || missing="$missing runc" # Docker has it in a package that conflicts with Debian's
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then

@@ -49,6 +49,21 @@ def test_every_namespace_is_the_containers_own(as_user: Run) -> None:
     assert not ours & theirs
 
 
+@pytest.mark.parametrize("form", ["sh", "bwrap"])
+def test_the_container_can_be_made_with_other_tools(as_user: Run, home: Path, form: str) -> None:
+    if shutil.which({"sh": "unshare", "bwrap": "bwrap"}[form]) is None:
+        pytest.skip(f"needs {form}")
+    look = "id -u; cat /proc/self/uid_map; touch /usr/made && ls /usr/made; ls -A /root; grep CapEff /proc/self/status"
+    translated = as_user("plan", "--as", form, "--name", "box", "--", "sh", "-c", look)
+    (home / "box.sh").write_text(translated.stdout)
+    made = subprocess.run([*BECOME_USER, "sh", home / "box.sh"], cwd=home, capture_output=True, text=True, check=False)
+    expected = as_user("run", "--", "sh", "-c", look).stdout
+    if form == "bwrap":  # which says so
+        expected = expected.replace("/usr/made\n", "")
+        assert "mount a copy-on-write view of /usr at /usr" in translated.stdout
+    assert made.stdout == expected, made.stderr
+
+
 def test_a_limit_that_cannot_be_had_is_an_error_with_a_remedy(as_user: Run) -> None:
     result = as_user("run", "--pids-limit", "20", "true")
     assert result.returncode == 125
