@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from ordinary import USER, Run, home as home, public as public, python_as_user as python_as_user  # noqa: PLC0414
+from ordinary import BECOME_USER, USER, Run, home as home, public as public, python_as_user as python_as_user  # noqa: PLC0414
 from pysuper.spec import NAMESPACES
 from roots import make_busybox
 

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from pysuper import cli, receipts, steps
 from pysuper.errors import ConfigError
-from pysuper.plan import Context, Plan
+from pysuper.plan import Context, Phase, Plan
 from pysuper.planning import build_plan, choose_drivers
 from pysuper.spec import BindMount, ContainerSpec, DriverChoice, Rlimit, TmpfsMount
 from pysuper.translate import FORMS, Translation, translate
@@ -60,6 +60,7 @@ STEPS: dict[type[steps.Step], steps.Step] = {
         steps.BoundCapabilities(keep=("CHOWN",)),
         steps.SetCapabilities(keep=("SYS_TIME",)),
         steps.NoNewPrivileges(),
+        steps.SetSysctl(name="net.ipv4.ip_forward", value="1"),
         steps.OpenTerminal(rows=24, columns=80),
         steps.OpenSocket(family=2, kind=1),
         steps.Barrier(name="veth"),
@@ -78,9 +79,14 @@ def plan_of(wanted: ContainerSpec, *, privileged: bool = True) -> Plan:
     return build_plan(context, choose_drivers(wanted))
 
 
+def with_steps(plan: Plan, phase: Phase, *more: steps.Step) -> Plan:
+    """The plan, with more steps at the end of a phase."""
+    return attrs.evolve(plan, phases={**plan.phases, phase: (*plan.phases.get(phase, ()), *more)})
+
+
 def translated(form: str, wanted: ContainerSpec, *more: steps.Step, privileged: bool = True) -> Translation:
     plan = plan_of(wanted, privileged=privileged)
-    return translate(form, wanted, attrs.evolve(plan, steps=(*plan.steps, *more)))
+    return translate(form, wanted, with_steps(plan, Phase.TERMINAL, *more))
 
 
 forms = pytest.mark.parametrize("form", FORMS)
@@ -227,11 +233,8 @@ def test_names_of_users_are_missing_where_nobody_looks_them_up(form: str) -> Non
 def test_limits_that_a_tool_cannot_keep_are_missing() -> None:
     plan = plan_of(spec())
     promised = receipts.FileHolds(path="/sys/fs/cgroup/pids/box/pids.max", content="20")
-    limited = attrs.evolve(
-        plan,
-        steps=(*plan.steps, steps.JoinCgroup(path="/sys/fs/cgroup/pids/box/tasks")),
-        checks=(*plan.checks, promised),
-    )
+    joined = with_steps(plan, Phase.CGROUP, steps.JoinCgroup(path="/sys/fs/cgroup/pids/box/tasks"))
+    limited = attrs.evolve(joined, checks=(*plan.checks, promised))
     said = {form: "\n".join(translate(form, spec(), limited).missing) for form in FORMS}
     assert {form for form in FORMS if promised.describe() in said[form]} == {"bwrap"}
 
@@ -270,9 +273,9 @@ def promising(files: dict[str, str], *, v2: bool) -> Plan:
     checks = tuple(receipts.FileHolds(path=f"/sys/fs/cgroup/{path}", content=text) for path, text in files.items())
     directories = dict.fromkeys(os.path.dirname(check.path) for check in checks)
     joined = tuple(steps.JoinCgroup(path=f"{directory}/tasks") for directory in directories if not v2)
-    plan = plan_of(spec())
+    plan = with_steps(plan_of(spec()), Phase.CGROUP, *joined)
     cgroup = "/sys/fs/cgroup/box" if v2 else None
-    return attrs.evolve(plan, cgroup=cgroup, steps=(*joined, *plan.steps), checks=(*plan.checks, *checks))
+    return attrs.evolve(plan, cgroup=cgroup, checks=(*plan.checks, *checks))
 
 
 @pytest.mark.parametrize(("files", "v2"), [(V1, False), (V2, True)], ids=["v1", "v2"])
@@ -411,7 +414,7 @@ def test_systemd_knows_every_property(tmp_path: Path) -> None:
         pytest.skip("needs systemd-analyze")
     full = attrs.evolve(FULL, user="root:root", timeout=3.0, mounts=(BindMount(source="/usr", target='/da ta:"x\\'),))
     plan = promising({**V2, "devices.list": "c 1:3 rwm"}, v2=True)
-    plan = attrs.evolve(plan, steps=(*plan.steps, *plan_of(full).steps, *STEPS.values()))
+    plan = with_steps(plan, Phase.TERMINAL, *plan_of(full).steps, *STEPS.values())
     arguments = received(translate("systemd-run", full, plan).text, "systemd-run", tmp_path)
     properties = [value for option, value in pairwise(arguments) if option == "-p"]
     assert len(properties) > 50

@@ -59,6 +59,7 @@ class Bwrap(CommandLine):
         steps.Syscall: _NO_WORD,
         steps.Barrier: _NO_WORD,
         steps.OpenSocket: _NO_WORD,
+        steps.SetSysctl: _NO_WORD,
         steps.Fork: _NO_WORD,
     }
 

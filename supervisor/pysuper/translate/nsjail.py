@@ -72,6 +72,7 @@ class Nsjail(CommandLine):
         steps.Syscall: _NO_WORD,
         steps.Barrier: _NO_WORD,
         steps.OpenSocket: _NO_WORD,
+        steps.SetSysctl: _NO_WORD,
         steps.Fork: _NO_WORD,
     }
 

@@ -93,6 +93,9 @@ class Oci(Form):
     def set_hostname(self, step: steps.SetHostname) -> None:
         self._config["hostname"] = step.hostname
 
+    def set_sysctl(self, step: steps.SetSysctl) -> None:
+        self._linux["sysctl"][step.name] = step.value
+
     # --- mounts ---
 
     def overlay(self, step: steps.Overlay) -> None:
@@ -134,7 +137,8 @@ class Oci(Form):
 
     def mknod(self, step: steps.Mknod) -> None:
         if NODES.get(step.target) != (step.major, step.minor):
-            node = {"path": step.target, "type": "c", "major": step.major, "minor": step.minor, "fileMode": 0o666}
+            kind = "b" if step.block else "c"
+            node = {"path": step.target, "type": kind, "major": step.major, "minor": step.minor, "fileMode": 0o666}
             self._linux["devices"].append(node | {"uid": 0, "gid": 0})
 
     def symlink(self, step: steps.Symlink) -> None:

@@ -95,6 +95,10 @@ class Sh(Form):
     def set_hostname(self, step: steps.SetHostname) -> None:
         self._do(step, f"hostname {quote(step.hostname)}")
 
+    def set_sysctl(self, step: steps.SetSysctl) -> None:
+        name = step.name if "/" in step.name else step.name.replace(".", "/")
+        self._do(step, f"echo {quote(step.value)} > {quote(f'/proc/sys/{name}')}")
+
     def loopback_up(self, step: steps.LoopbackUp) -> None:
         self._do(step, "ip link set lo up")
 
@@ -124,7 +128,9 @@ class Sh(Form):
         self._do(step, call("directory", _clean(step.target), f"{step.mode:04o}"))
 
     def mknod(self, step: steps.Mknod) -> None:
-        self._do(step, call("device", _clean(step.target), str(step.major), str(step.minor)))
+        self._do(
+            step, call("device", _clean(step.target), "b" if step.block else "c", str(step.major), str(step.minor))
+        )
 
     def symlink(self, step: steps.Symlink) -> None:
         self._do(step, call("link", step.text, _clean(step.target)))

@@ -220,8 +220,8 @@ flags_below() {
     done
 }
 
-# Make the directory $1 with the mode $2, the symbolic link $2 that says $1, the character device $1 with the numbers $2
-# and $3.
+# Make the directory $1 with the mode $2, the symbolic link $2 that says $1, the device $1 of the kind $2 with the
+# numbers $3 and $4.
 directory() {
     place "$1"
     own chmod "$2" ".$1"
@@ -234,7 +234,7 @@ link() {
 
 device() {
     place "${1%/*}/"
-    mknod -m 666 ".$1" c "$2" "$3"
+    mknod -m 666 ".$1" "$2" "$3" "$4"
     chown "$uid:$gid" ".$1"
 }
 
