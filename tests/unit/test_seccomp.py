@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -142,28 +142,44 @@ def calls(draw: st.DrawFn, profile: Profile) -> Call:
 @given(st.data())
 def test_a_program_decides_as_its_profile_says(data: st.DataObject) -> None:
     profile = data.draw(PROFILES)
-    for _ in range(20):
+    for _ in range(8):
         call = data.draw(calls(profile))
         program = compile_profile(profile, call.architecture if call.architecture in NUMBERS else "x86_64")
         assert run(program, call) == decide(profile, call)
 
 
+def one_condition_each(names: Iterable[str]) -> Profile:
+    """A profile in which no two calls are alike."""
+    rules = (
+        Rule(
+            (name,),
+            Verdict(Action.ERRNO, 1000 + place),
+            (Condition(place % 6, list(Operator)[place % 7], place << 32 | place, ~place % 2**64),),
+        )
+        for place, name in enumerate(names)
+    )
+    return Profile(default=REFUSED, rules=tuple(rules), architectures=tuple(NUMBERS))
+
+
 @both_architectures
 def test_programs_may_be_longer_than_a_jump_of_bpf(architecture: str) -> None:
-    own = {
-        name: Condition(place % 6, list(Operator)[place % 7], place << 32 | place, ~place % 2**64)
-        for place, name in enumerate(sorted(NUMBERS[architecture]))
-    }
-    profile = Profile(
-        default=REFUSED,
-        rules=tuple(Rule((name,), Verdict(Action.ERRNO, 1000 + c.value % 1000), (c,)) for name, c in own.items()),
-        architectures=tuple(NUMBERS),
-    )
+    profile = one_condition_each(sorted(NUMBERS[architecture]))
     program = compile_profile(profile, architecture)
     assert len(program) > 4 * 255 * INSTRUCTION.size
-    for name, condition in own.items():
+    for rule in profile.rules:
+        (condition,) = rule.conditions
         for value in (condition.value, condition.value_two, condition.value + 1, 0, 2**64 - 1):
-            call = Call(architecture, NUMBERS[architecture][name], (value,) * 6)
+            call = Call(architecture, NUMBERS[architecture][rule.names[0]], (value,) * 6)
+            assert run(program, call) == decide(profile, call)
+
+
+def test_programs_may_have_any_length() -> None:
+    numbers = NUMBERS["x86_64"]
+    for length in range(200):
+        profile = one_condition_each(list(numbers)[:length])
+        program = compile_profile(profile, "x86_64")
+        for number in {0, length - 1, length} & set(numbers.values()):
+            call = Call("x86_64", number, (0,) * 6)
             assert run(program, call) == decide(profile, call)
 
 
