@@ -19,7 +19,7 @@ import tomli_w
 
 from pysuper.errors import ConfigError
 from pysuper.interpolation import escape
-from pysuper.spec import BindMount, ContainerSpec, DriverChoice, Limits, TmpfsMount
+from pysuper.spec import DEFAULT_SECCOMP, BindMount, ContainerSpec, DriverChoice, Limits, TmpfsMount
 from pysuper.stack.shorthand import format_http, format_tcp
 from pysuper.stack.spec import (
     CommandProbe,
@@ -154,6 +154,8 @@ def _privileges(container: ContainerSpec) -> dict[str, Any]:
     """What it may do, in the words of `privileges.grant`."""
     same = container.capabilities == ContainerSpec(name="").capabilities
     options = [f"unmask={path}" for path in container.unmask]
+    if container.seccomp != DEFAULT_SECCOMP:
+        options.append(f"seccomp={container.seccomp}")
     return {
         "cap_add": [] if same else list(container.capabilities),
         "cap_drop": [] if same else ["ALL"],

@@ -261,7 +261,14 @@ _STEPS: Mapping[type[Step], Explanation] = {
     steps.NoNewPrivileges: Explanation(
         kernel="lets no execve(2) of this process and its children give more than they have: set-user-id bits and "
         "file capabilities are ignored. Nobody can take it back.",
-        here="it binds execve(2) alone, so that any place before the command would do.",
+        here="before seccomp(2), which takes CAP_SYS_ADMIN from those who could still gain privileges.",
+    ),
+    steps.Seccomp: Explanation(
+        kernel="runs this program before each system call of the process and its children. It sees the number and the "
+        "arguments, though not what they point to, and says whether the call is made, answered with an error, or the "
+        "end of the process. Nobody can take it back.",
+        here="what has been done so far took calls that it refuses: mounts, namespaces, keyrings.",
+        see="Documentation/userspace-api/seccomp_filter.rst",
     ),
     steps.OpenTerminal: Explanation(
         kernel="makes a pair: the command reads and writes the slave as its terminal, the supervisor has the master, "

@@ -176,7 +176,7 @@ def container_parser(prog: str, description: str) -> Parser:
         metavar="OPT",
         action="append",
         type=_by("shorthand.parse_security_option"),
-        help="unmask=PATH|ALL, no-new-privileges=false",
+        help="seccomp=default|unconfined|FILE, unmask=PATH|ALL, no-new-privileges=false",
     )
     add(
         "--device",
@@ -343,12 +343,13 @@ def make_spec(arguments: argparse.Namespace, *, interactive: bool) -> tuple[Cont
 def _grant(spec: ContainerSpec, given: Mapping[str, Any]) -> ContainerSpec:
     """The spec with the privileges of the options. Raises ValueError."""
     from pysuper.privileges import grant
+    from pysuper.shorthand import absolute_security_option
 
     return grant(
         spec,
         cap_add=given["cap_add"],
         cap_drop=given["cap_drop"],
-        security_opt=given.get("security_opt", ()),
+        security_opt=[absolute_security_option(option, os.getcwd()) for option in given.get("security_opt", ())],
         devices=given.get("devices", ()),
         sysctls=dict(given.get("sysctls", ())),
         userns=given.get("userns"),

@@ -15,7 +15,9 @@ import attrs
 
 from pysuper.privileges import changed_capabilities
 from pysuper.shorthand import (
+    SECURITY_OPTION,
     absolute_rootfs,
+    absolute_security_option,
     absolute_source,
     host_path,
     make_mount,
@@ -420,8 +422,12 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
             "Where its root comes from: host, dir:PATH, chroot:PATH, tar:FILE, or a driver.",
         ),
         "security_opt": Key(
-            strings_of(_text(parse_security_option, pattern("unmask=.+|no-new-privileges(?:=(?:true|false|1|0))?"))),
-            "unmask=PATH, unmask=ALL, or no-new-privileges=false.",
+            strings_of(
+                _text(parse_security_option, pattern(SECURITY_OPTION)).then(
+                    lambda option: absolute_security_option(option, directory)
+                )
+            ),
+            "seccomp=default, seccomp=unconfined, seccomp=FILE, unmask=PATH, unmask=ALL, or no-new-privileges=false.",
         ),
         "share": Key(
             strings_of(Parser(string, enum(*(name for name in NAMESPACES if name != "mnt")))).then(frozenset),

@@ -39,3 +39,4 @@ class Phase(enum.IntEnum):
     LIMITS = 8, "resource limits and umask, which are for the command, and could hinder the set-up"
     PRIVILEGES = 9, "capabilities, the user, no_new_privs, once nothing needs more"
     TERMINAL = 10, "opened by the final user, so that it owns it"
+    SECCOMP = 11, "last, since the set-up needs system calls that the command must not make"

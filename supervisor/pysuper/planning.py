@@ -16,7 +16,9 @@ from pysuper.errors import DriverError
 from pysuper.guard import guarded
 from pysuper.ids import IdRanges
 from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
-from pysuper.spec import NAMESPACES, ContainerSpec, DriverChoice
+from pysuper.seccomp.bpf import compile_profile
+from pysuper.seccomp.choice import choose
+from pysuper.spec import NAMESPACES, UNCONFINED, ContainerSpec, DriverChoice
 from pysuper.validation import sysctl_namespace, validate
 
 __all__ = [
@@ -51,9 +53,14 @@ class Drivers:
 
 def is_privileged() -> bool:
     """Whether this process can do what host root can: effective uid 0, and CAP_SYS_ADMIN."""
+    return os.geteuid() == 0 and bool(int(_own_status("CapEff"), 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def _own_status(field: str) -> str:
+    """A field of proc_pid_status(5)."""
     with open("/proc/self/status") as file:
-        effective = next(line for line in file if line.startswith("CapEff:"))
-    return os.geteuid() == 0 and bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+        line = next(line for line in file if line.startswith(f"{field}:"))
+    return line.split()[1]
 
 
 def new_id(spec: ContainerSpec) -> str:
@@ -133,6 +140,7 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
         plan.add(Phase.LIMITS, steps.SetRlimit(resource=limit.name, soft=limit.soft, hard=limit.hard))
         plan.check(receipts.ResourceLimit(resource=limit.name, soft=limit.soft, hard=limit.hard))
     _add_sysctls(plan, drivers)
+    _add_seccomp(plan, spec)
     _add_privileges(plan, spec)
     if spec.terminal:
         rows, columns = spec.terminal_size or (0, 0)
@@ -182,6 +190,24 @@ def _add_privileges(plan: PlanBuilder, spec: ContainerSpec) -> None:
     )
     if spec.user is None:
         plan.check(receipts.ProcessStatus(field="CapEff", value=f"{mask:016x}"))
+
+
+def _add_seccomp(plan: PlanBuilder, spec: ContainerSpec) -> None:
+    if spec.seccomp == UNCONFINED:
+        plan.warn("seccomp is off: the container may make every system call that the kernel lets its user make")
+        return
+    profile = choose(spec)
+    if profile.unknown:
+        plan.warn(f"{spec.seccomp}: no system call, as far as is known, is called {', '.join(profile.unknown)}")
+    program = compile_profile(profile, os.uname().machine)
+    # Who may gain privileges by execve may filter calls only with CAP_SYS_ADMIN, seccomp(2).
+    phase = Phase.SECCOMP if spec.no_new_privileges else Phase.PRIVILEGES
+    plan.add(phase, steps.Seccomp(program=program.hex()))
+    plan.check(
+        receipts.ProcessStatus(field="Seccomp", value="2"),
+        # On top of those by which this process is confined itself.
+        receipts.ProcessStatus(field="Seccomp_filters", value=str(int(_own_status("Seccomp_filters")) + 1)),
+    )
 
 
 def _environment(spec: ContainerSpec) -> dict[str, str]:

@@ -13,7 +13,7 @@ import attrs
 
 from pysuper.capabilities import DEFAULT, NAMES
 from pysuper.shorthand import did_you_mean
-from pysuper.spec import ContainerSpec, Device
+from pysuper.spec import UNCONFINED, ContainerSpec, Device
 
 __all__ = ["PRIVILEGED", "SecurityOption", "changed_capabilities", "grant"]
 
@@ -21,7 +21,11 @@ __all__ = ["PRIVILEGED", "SecurityOption", "changed_capabilities", "grant"]
 SecurityOption = tuple[str, Any]
 
 #: What `--privileged` stands for, beside all capabilities and the host's user namespace.
-PRIVILEGED: tuple[SecurityOption, ...] = (("unmask", "ALL"), ("no_new_privileges", False))
+PRIVILEGED: tuple[SecurityOption, ...] = (
+    ("unmask", "ALL"),
+    ("seccomp", UNCONFINED),
+    ("no_new_privileges", False),
+)
 
 
 def grant(

@@ -13,12 +13,14 @@ from typing import Any
 
 import attrs
 
-from pysuper.spec import BindMount, Device, DriverChoice, Rlimit, TmpfsMount
+from pysuper.spec import DEFAULT_SECCOMP, UNCONFINED, BindMount, Device, DriverChoice, Rlimit, TmpfsMount
 from pysuper.units import parse_count, parse_size, shown
 
 __all__ = [
+    "SECURITY_OPTION",
     "Mount",
     "absolute_rootfs",
+    "absolute_security_option",
     "absolute_source",
     "did_you_mean",
     "host_path",
@@ -54,6 +56,11 @@ _MOUNT_ALIASES = {
     "tmpfs-size": "size",
     "tmpfs-mode": "mode",
 }
+
+
+#: How `parse_security_option` has it; docker's older files have a colon.
+SECURITY_OPTION = "unmask[=:].+|seccomp[=:].+|no-new-privileges(?:[=:](?:true|false|1|0))?"
+_SECCOMP_WORDS = (DEFAULT_SECCOMP, UNCONFINED)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -230,14 +237,29 @@ def parse_sysctl(text: str) -> tuple[str, str]:
 
 
 def parse_security_option(text: str) -> tuple[str, Any]:
-    """`unmask=PATH`, `no-new-privileges[=true|false]`: the attribute of a spec, and its value."""
-    name, _, value = text.partition("=")
+    """
+    `unmask=PATH`, `seccomp=default|unconfined|FILE`, `no-new-privileges[=true|false]`.
+
+    Returns:
+        The attribute of a spec, and its value.
+    """
+    name, _, value = text.partition("=" if "=" in text else ":")
     match name:
+        case "seccomp" if value:
+            return "seccomp", DEFAULT_SECCOMP if value == "builtin" else value  # docker's word for its own
         case "unmask" if value:
             return "unmask", value if value == "ALL" else value.rstrip("/")
         case "no-new-privileges":
             return "no_new_privileges", _flag(value or True)
-    raise ValueError(f"{shown(text)} is not unmask=PATH|ALL or no-new-privileges=true|false")
+    known = "seccomp=default|unconfined|FILE, unmask=PATH|ALL or no-new-privileges=true|false"
+    raise ValueError(f"{shown(text)} is not {known}")
+
+
+def absolute_security_option(option: tuple[str, Any], directory: str) -> tuple[str, Any]:
+    """The option, with a `host_path` for a file of seccomp's."""
+    name, value = option
+    is_file = name == "seccomp" and value not in _SECCOMP_WORDS
+    return name, host_path(value, directory) if is_file else value
 
 
 def merge_rlimits(*limits: Rlimit) -> tuple[Rlimit, ...]:

@@ -18,7 +18,9 @@ from pysuper.capabilities import DEFAULT as DEFAULT_CAPABILITIES
 
 __all__ = [
     "DEFAULT_PIDS_MAX",
+    "DEFAULT_SECCOMP",
     "NAMESPACES",
+    "UNCONFINED",
     "BindMount",
     "ContainerSpec",
     "Device",
@@ -30,6 +32,9 @@ __all__ = [
 
 #: What a container gets that asked for no pids_max.
 DEFAULT_PIDS_MAX = 1024
+
+#: What `ContainerSpec.seccomp` can be, other than a path.
+DEFAULT_SECCOMP, UNCONFINED = "default", "unconfined"
 
 #: The kernel's namespaces, in the order in which a container enters them.
 NAMESPACES = ("mnt", "pid", "net", "uts", "ipc", "user", "cgroup", "time")
@@ -145,6 +150,8 @@ class ContainerSpec:
         user: `NAME|UID[:GROUP|GID]` as the container's own /etc/passwd knows it; None is its root.
         mounts: In the given order.
         capabilities: What the container's root may do, capabilities(7), without `CAP_`.
+        seccomp: Which system calls its processes may make: `default`, `unconfined` (all), or a JSON file (absolute) as
+            docker and the OCI runtime specification have it.
         no_new_privileges: No execve gains privileges, PR_SET_NO_NEW_PRIVS(2const).
         devices: Beside those of the private /dev.
         sysctls: Settings of the container's own namespaces, such as `net.ipv4.ip_forward`; sysctl(8).
@@ -171,6 +178,7 @@ class ContainerSpec:
     rlimits: tuple[Rlimit, ...] = (Rlimit("nofile", 1024, 1024),)
     mounts: tuple[BindMount | TmpfsMount, ...] = ()
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
+    seccomp: str = DEFAULT_SECCOMP
     no_new_privileges: bool = True
     devices: tuple[Device, ...] = ()
     sysctls: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))

@@ -46,6 +46,7 @@ __all__ = [
     "PrivateMounts",
     "ReadOnlyPath",
     "RootFlags",
+    "Seccomp",
     "SetCapabilities",
     "SetHostname",
     "SetRlimit",
@@ -464,6 +465,26 @@ class NoNewPrivileges(Step):
 
     def describe(self) -> str:
         return "gain no privileges by execve"
+
+
+@attrs.frozen(kw_only=True)
+class Seccomp(Step):
+    """
+    Refuse system calls from here on, to this process and all that come of it; nothing takes that back.
+
+    It comes last, and still the process makes calls after it: to wait at the last barrier, to be the init, and to
+    execute the command.
+
+    Attributes:
+        program: Of classic BPF, in hexadecimal (`pysuper.seccomp.bpf`).
+    """
+
+    program: str
+    man = "seccomp(2)"
+    repeated = "inside"
+
+    def describe(self) -> str:
+        return f"refuse system calls that are not allowed (a filter of {len(self.program) // 16} instructions)"
 
 
 @attrs.frozen(kw_only=True)

@@ -19,8 +19,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc_holding_gil = ctypes.PyDLL(None, use_errno=True)
 
 _NUMBERS = {
-    "x86_64": {"pivot_root": 155, "capget": 125, "capset": 126, "keyctl": 250, "waitid": 247},
-    "aarch64": {"pivot_root": 41, "capget": 90, "capset": 91, "keyctl": 219, "waitid": 95},
+    "x86_64": {"pivot_root": 155, "capget": 125, "capset": 126, "keyctl": 250, "waitid": 247, "seccomp": 317},
+    "aarch64": {"pivot_root": 41, "capget": 90, "capset": 91, "keyctl": 219, "waitid": 95, "seccomp": 277},
 }
 _SHARED_NUMBERS = {
     "open_tree": 428,
@@ -98,6 +98,8 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
+
+SECCOMP_SET_MODE_FILTER = 1
 
 _P_PIDFD = 3
 
@@ -299,6 +301,13 @@ def set_capabilities(*, effective: int, permitted: int, inheritable: int) -> Non
 def join_session_keyring() -> None:
     """Replace the session keyring by a new anonymous one, keyctl(2)."""
     _call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, None)
+
+
+def set_seccomp_filter(program: bytes) -> None:
+    """Let a program (an array of struct sock_filter) decide about every later call of the caller, seccomp(2)."""
+    instructions = ctypes.create_string_buffer(program, len(program))
+    sock_fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
+    _call("seccomp", SECCOMP_SET_MODE_FILTER, 0, sock_fprog)
 
 
 class Exit(NamedTuple):

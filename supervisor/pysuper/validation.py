@@ -16,7 +16,16 @@ from collections.abc import Iterator, Mapping
 from pysuper.capabilities import NAMES as CAPABILITIES
 from pysuper.errors import ConfigError
 from pysuper.shorthand import did_you_mean
-from pysuper.spec import NAMESPACES, BindMount, ContainerSpec, Limits, Rlimit, TmpfsMount
+from pysuper.spec import (
+    DEFAULT_SECCOMP,
+    NAMESPACES,
+    UNCONFINED,
+    BindMount,
+    ContainerSpec,
+    Limits,
+    Rlimit,
+    TmpfsMount,
+)
 from pysuper.units import MAX_CPU, MAX_INT, parse_cpuset, shown
 
 __all__ = ["MAX_NAME", "NAME", "Problem", "command_problem", "problems", "sysctl_namespace", "validate"]
@@ -92,6 +101,8 @@ def _command_problems(spec: ContainerSpec) -> Iterator[Problem]:
         if capability not in CAPABILITIES:
             known = did_you_mean(capability, CAPABILITIES)
             yield ("capabilities",), f"there is no capability {shown(capability)}; {known}"
+    if spec.seccomp not in (DEFAULT_SECCOMP, UNCONFINED) and (message := _path_problem(spec.seccomp)):
+        yield ("seccomp",), f"{message}, nor {DEFAULT_SECCOMP} or {UNCONFINED}"
 
 
 def command_problem(command: tuple[str, ...]) -> str | None:

@@ -143,7 +143,7 @@ def test_what_was_done_to_the_first_process_is_done_again_and_nothing_to_the_con
         *(steps.Setsid, steps.NewSessionKeyring),
         *entered,
         *(steps.BecomeRoot, steps.Fork, steps.SetRlimit, steps.SetUmask),
-        *(steps.BoundCapabilities, steps.SetUser, steps.SetCapabilities, steps.NoNewPrivileges),
+        *(steps.BoundCapabilities, steps.SetUser, steps.SetCapabilities, steps.NoNewPrivileges, steps.Seccomp),
     ]
     own = [step for step in plan.steps if step.repeated != "never"]
     assert [step for step in command_plan(plan, ["ls"]).steps if step.repeated != "never"] == own
@@ -188,8 +188,8 @@ def test_a_command_has_what_the_first_one_has_but_for_what_is_asked() -> None:
     assert other is not None
     assert other.environment.items() >= {"ONE": "one", "TWO": "2"}.items()
     assert (other.argv, other.working_dir, other.terminal) == ((), "/", True)
-    size = command_plan(plan, [], terminal=True, terminal_size=(33, 99)).steps[-1]
-    assert size == steps.OpenTerminal(rows=33, columns=99)
+    terminal = command_plan(plan, [], terminal=True, terminal_size=(33, 99)).phases[Phase.TERMINAL]
+    assert terminal == (steps.OpenTerminal(rows=33, columns=99),)
 
 
 def test_promises_about_processes_are_kept_for_the_user_who_executes() -> None:

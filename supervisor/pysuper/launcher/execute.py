@@ -293,6 +293,9 @@ class Executor:
     def no_new_privileges(self) -> None:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
 
+    def seccomp(self, program: str) -> None:
+        syscalls.set_seccomp_filter(bytes.fromhex(program))
+
     # --- the rest ---
 
     def open_terminal(self, rows: int, columns: int) -> None:
