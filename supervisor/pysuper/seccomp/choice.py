@@ -15,11 +15,13 @@ from pysuper.spec import DEFAULT_SECCOMP, ContainerSpec
 __all__ = ["choose"]
 
 # What `pysuper.launcher.child` still does when the filter is in force, and the interpreter for it.
-_TO_EXECUTE = "brk chdir execve exit_group mmap munmap prctl recvmsg rt_sigaction rt_sigprocmask sendmsg"
-_TO_BE_INIT = "clone close getpid kill lseek newfstatat openat pipe2 read rt_sigtimedwait setsid wait4 write"
+_TO_EXECUTE = "brk chdir execve exit_group mmap munmap newfstatat prctl recvmsg rt_sigaction rt_sigprocmask sendmsg"
+_TO_BE_INIT = """
+    clone close getpid gettid ioctl kill lseek openat pipe2 read rt_sigtimedwait set_robust_list setsid wait4 write
+"""
 _TO_HAVE_A_TERMINAL = "ioctl"
 # If it is in force earlier, since execve may gain privileges.
-_TO_CHANGE_USER = "capset close geteuid mremap newfstatat openat read setgroups setresgid setresuid"
+_TO_CHANGE_USER = "capset close geteuid ioctl lseek mremap openat read setgroups setresgid setresuid"
 _TO_OPEN_A_TERMINAL = "dup2 dup3"
 
 
