@@ -133,8 +133,8 @@ async def main():
         after, ended = await output(more(NAMESPACES))
         assert (after, ended.exit_code) == (before, 0), (before, after)
         assert after.split()[-1] == "0"
-        promised, _ = await output(more("grep -E 'Cap(Eff|Bnd)|NoNewPrivs' /proc/self/status"))
-        assert promised.split()[1::2] == ["00000000000005fb", "00000000000005fb", "1"], promised
+        promised, _ = await output(more("grep -E 'Cap(Eff|Bnd)|NoNewPrivs|Seccomp' /proc/self/status"))
+        assert promised.split()[1::2] == ["00000000000005fb", "00000000000005fb", "1", "2", "1"], promised
         async with container.execute(["sh", "-c", "tty"], terminal=True) as execution:
             await trio.lowlevel.wait_readable(execution.terminal)
             assert os.read(execution.terminal, 100) == b"/dev/pts/0\\r\\n"
