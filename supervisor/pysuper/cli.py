@@ -262,11 +262,15 @@ def _plugins(argv: Sequence[str], prog: str, summary: str) -> int:
 
 
 def _doctor(argv: Sequence[str], prog: str, summary: str) -> int:
-    _no_arguments(Parser(prog, description=summary), argv)
+    parser = Parser(prog, description=summary)
+    parser.add_argument("--security", action="store_true", help="run a container, and say what protects this machine")
+    arguments = parser.parse(argv)
+    if arguments.rest:
+        parser.error(f"unexpected argument {arguments.rest[0]!r}")
 
-    from pysuper.doctor import examine
+    from pysuper.doctor import examine, examine_security
 
-    for finding in examine():
+    for finding in examine_security() if arguments.security else examine():
         print(one_line(f"{'yes' if finding.works else 'NO':4} {finding.subject}: {finding.detail}"))
         if finding.remedy and not finding.works:
             print(one_line(f"     -> {finding.remedy}"))

@@ -27,6 +27,7 @@ from pysuper.joining import command_plan
 from pysuper.plan import Plan
 from pysuper.planning import Drivers
 from pysuper.process import STUCK_BOUND, Ended, Process
+from pysuper.protections import protections
 from pysuper.receipts import Receipt
 from pysuper.record import ExitRecord, exit_status
 from pysuper.spec import ContainerSpec
@@ -290,6 +291,7 @@ class Container:
             pids_max_hits=counted.pids_max_hits,
             oom_kills=counted.oom_kills,
             receipts=self.receipts,
+            protections=protections(self.plan),
         )
 
 

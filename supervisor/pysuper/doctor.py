@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -16,10 +17,11 @@ import attrs
 from pysuper import syscalls
 from pysuper.errors import PysuperError, describe_errno
 from pysuper.planning import is_privileged, make_plan
+from pysuper.protections import PROTECTIONS
 from pysuper.registry import available
 from pysuper.spec import NAMESPACES, ContainerSpec
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "examine_security"]
 
 _UPGRADE = "boot a newer kernel"
 #: File systems whose mounts can map ids, and the kernel that brought it; mount_setattr(2), "ID-mapped mounts".
@@ -69,6 +71,27 @@ def examine() -> Iterator[Finding]:
 def _release() -> tuple[int, int]:
     major, minor = os.uname().release.split(".")[:2]
     return int(major), int("".join(c for c in minor if c.isdigit()))
+
+
+def examine_security() -> Iterator[Finding]:
+    """
+    What protects this machine from a container with all defaults, which is started for that.
+
+    Raises:
+        PysuperError: It does not start.
+    """
+    import trio
+
+    from pysuper.supervisor import run
+
+    done = trio.run(partial(run, ["true"], name="doctor"))
+    for protection in PROTECTIONS:
+        in_force = protection.name in done.record.protections
+        yield Finding(
+            subject=protection.name,
+            works=in_force,
+            detail=protection.guards if in_force else f"nothing guards against {protection.guards}",
+        )
 
 
 def _user() -> Finding:

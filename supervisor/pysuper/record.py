@@ -59,6 +59,7 @@ class ExitRecord(ExitStatus):
         pids_max_hits: Times that a fork was refused by pids_max; None where the kernel does not count.
         oom_kills: Processes that the kernel killed at memory_max; None where the kernel does not count.
         receipts: What was promised and found in force.
+        protections: The names of those among them that protect this machine; `pysuper doctor --security` says how.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ExitRecord(ExitStatus):
     pids_max_hits: int | None = None
     oom_kills: int | None = None
     receipts: tuple[Receipt, ...] = ()
+    protections: tuple[str, ...] = ()
 
     @property
     def success(self) -> bool:

@@ -1,0 +1,187 @@
+"""
+What protects this machine from a container: which of it a plan promises, and what each guards against.
+
+A protection is in force once the receipts of such a plan have been taken: then the command was not run without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from pysuper import receipts, steps
+from pysuper.capabilities import DEFAULT, mask
+from pysuper.plan import Plan
+
+__all__ = ["PROTECTIONS", "Protection", "protections"]
+
+
+@attrs.frozen(kw_only=True)
+class Protection:
+    """
+    One thing that stands between a container and this machine.
+
+    Attributes:
+        name: Short.
+        guards: What it guards against.
+        promised: Whether a plan has it.
+    """
+
+    name: str
+    guards: str
+    promised: Callable[[Plan], bool]
+
+
+def _namespace(name: str) -> Callable[[Plan], bool]:
+    return lambda plan: name in plan.namespaces
+
+
+def _step(kind: type[steps.Step]) -> Callable[[Plan], bool]:
+    return lambda plan: any(isinstance(step, kind) for step in plan.steps)
+
+
+def _status(field: str, value: str) -> Callable[[Plan], bool]:
+    return lambda plan: receipts.ProcessStatus(field=field, value=value) in plan.checks
+
+
+def _read_only(target: str) -> Callable[[Plan], bool]:
+    return lambda plan: any(
+        isinstance(check, receipts.MountFlags) and check.target == target and "ro" in check.flags
+        for check in plan.checks
+    )
+
+
+def _few_capabilities(plan: Plan) -> bool:
+    bounds = [int(c.value, 16) for c in plan.checks if isinstance(c, receipts.ProcessStatus) and c.field == "CapBnd"]
+    return any(not bits & ~mask(DEFAULT) for bits in bounds)
+
+
+def _locked(plan: Plan) -> bool:
+    """Copied into another user namespace, or, without root, made by somebody who has only that."""
+    return any(isinstance(step, steps.Unshare) and "mnt" in step.namespaces for step in plan.steps) or bool(plan.ids)
+
+
+def _few_processes(plan: Plan) -> bool:
+    limits = [c for c in plan.checks if isinstance(c, receipts.FileHolds) and c.path.endswith("/pids.max")]
+    return any(limit.content != "max" for limit in limits)
+
+
+def _no_devices_of_the_host(plan: Plan) -> bool:
+    """None beside those of the private /dev."""
+    return _step(steps.Mount)(plan) and not any("devices of the host" in warning for warning in plan.warnings)
+
+
+#: In the order in which an attacker would meet them.
+PROTECTIONS: tuple[Protection, ...] = (
+    Protection(
+        name="seccomp",
+        guards="system calls that few programs need and many kernel bugs are in: new mounts, bpf, io_uring, keyrings, "
+        "userfaultfd, user namespaces; TIOCSTI (CVE-2017-5226)",
+        promised=_status("Seccomp", "2"),
+    ),
+    Protection(
+        name="capabilities",
+        guards="what only root may do: of 41 capabilities its root has nine",
+        promised=_few_capabilities,
+    ),
+    Protection(
+        name="no_new_privs",
+        guards="set-user-id programs, by which its users would become its root",
+        promised=_status("NoNewPrivs", "1"),
+    ),
+    Protection(
+        name="user namespace",
+        guards="its root being this machine's: core_pattern and sysctls (CVE-2022-0811), release_agent "
+        "(CVE-2022-0492), overwriting what executes it (CVE-2019-5736), files of others",
+        promised=_namespace("user"),
+    ),
+    Protection(
+        name="mnt namespace",
+        guards="mounts that this machine would see, and those that it has",
+        promised=_namespace("mnt"),
+    ),
+    Protection(
+        name="pivot_root",
+        guards="ways back to this machine's root: the double chroot, paths through open directories",
+        promised=lambda plan: receipts.OldRootGone() in plan.checks,
+    ),
+    Protection(
+        name="locked mounts",
+        guards="undoing from inside what was masked or made read-only, even with CAP_SYS_ADMIN",
+        promised=_locked,
+    ),
+    Protection(
+        name="masked /proc",
+        guards="files that tell of this machine, such as kcore, keys and timer_list",
+        promised=_step(steps.MaskPath),
+    ),
+    Protection(
+        name="read-only /proc/sys",
+        guards="kernel parameters, sysrq-trigger",
+        promised=_read_only("/proc/sys"),
+    ),
+    Protection(
+        name="read-only /sys",
+        guards="device and kernel settings",
+        promised=_read_only("/sys"),
+    ),
+    Protection(
+        name="private /dev",
+        guards="disks, memory, consoles and other devices of this machine",
+        promised=_no_devices_of_the_host,
+    ),
+    Protection(
+        name="pid namespace",
+        guards="seeing, signalling and tracing processes outside; what it leaves running when it ends",
+        promised=_namespace("pid"),
+    ),
+    Protection(
+        name="net namespace",
+        guards="this machine's ports and services on loopback, its abstract sockets (CVE-2020-15257)",
+        promised=_namespace("net"),
+    ),
+    Protection(
+        name="ipc namespace",
+        guards="shared memory, semaphores and message queues of others",
+        promised=_namespace("ipc"),
+    ),
+    Protection(
+        name="cgroup namespace",
+        guards="seeing where its cgroup is, and what is beside it",
+        promised=_namespace("cgroup"),
+    ),
+    Protection(
+        name="uts namespace",
+        guards="renaming this machine",
+        promised=_namespace("uts"),
+    ),
+    Protection(
+        name="session",
+        guards="input into the caller's terminal, signals of its Ctrl-C",
+        promised=_step(steps.Setsid),
+    ),
+    Protection(
+        name="session keyring",
+        guards="the caller's keys",
+        promised=_step(steps.NewSessionKeyring),
+    ),
+    Protection(
+        name="pids limit",
+        guards="fork bombs",
+        promised=_few_processes,
+    ),
+    Protection(
+        name="descriptor limit",
+        guards="filling this machine's table of open files",
+        promised=lambda plan: any(
+            isinstance(check, receipts.ResourceLimit) and check.resource == "nofile" and check.hard != -1
+            for check in plan.checks
+        ),
+    ),
+)
+
+
+def protections(plan: Plan) -> tuple[str, ...]:
+    """The names of those that a plan promises."""
+    return tuple(protection.name for protection in PROTECTIONS if protection.promised(plan))
