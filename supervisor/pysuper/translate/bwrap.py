@@ -60,6 +60,7 @@ class Bwrap(CommandLine):
         steps.Barrier: _NO_WORD,
         steps.OpenSocket: _NO_WORD,
         steps.SetSysctl: _NO_WORD,
+        steps.Seccomp: "bubblewrap takes the program from a descriptor, `--seccomp FD`; a command line cannot hold it",
         steps.Fork: _NO_WORD,
     }
 

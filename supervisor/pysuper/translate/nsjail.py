@@ -73,6 +73,7 @@ class Nsjail(CommandLine):
         steps.Barrier: _NO_WORD,
         steps.OpenSocket: _NO_WORD,
         steps.SetSysctl: _NO_WORD,
+        steps.Seccomp: "nsjail has a language of its own for it, `--seccomp_string`",
         steps.Fork: _NO_WORD,
     }
 

@@ -65,6 +65,7 @@ class Oci(Form):
         steps.Syscall: _NO_WORD,
         steps.Barrier: _NO_WORD,
         steps.OpenSocket: _NO_WORD,
+        steps.Seccomp: "the specification takes names of calls, and no program; runtimes have profiles of their own",
         steps.Fork: _NO_WORD,
     }
 

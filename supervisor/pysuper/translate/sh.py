@@ -43,6 +43,7 @@ class Sh(Form):
         steps.NewSessionKeyring: "util-linux has no program for it; `keyctl session - sh SCRIPT`, of keyutils, is one",
         steps.OpenTerminal: "the command has the caller's terminal, but no control of it: no Ctrl-C, no job control; "
         "`script -c 'sh SCRIPT'` gives it another one of the host's",
+        steps.Seccomp: "util-linux has had a program for it, `enosys`, since 2.40, which takes names of calls",
         steps.Syscall: "a shell has no system calls but those of its programs",
         steps.Barrier: "what its driver does at this moment is not in the plan",
         steps.OpenSocket: _NOT_HERE,

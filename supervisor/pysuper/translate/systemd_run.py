@@ -67,6 +67,7 @@ class SystemdRun(CommandLine):
         steps.Barrier: _NO_WORD,
         steps.OpenSocket: _NO_WORD,
         steps.SetSysctl: _NO_WORD,
+        steps.Seccomp: "systemd takes names of calls, and its own groups of them: SystemCallFilter=@system-service",
         steps.Fork: _NO_WORD,
     }
 
