@@ -24,7 +24,8 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 import pysuper
 from machine import PATIENCE, cgroup_driver
 from pysuper import BindMount, ContainerSpec, DriverChoice, Rlimit, TmpfsMount, receipts, steps
-from pysuper.plan import Phase, Plan
+from pysuper.phase import Phase as order  # noqa: N813 - hypothesis has another Phase
+from pysuper.plan import Plan
 from pysuper.planning import make_plan
 from pysuper.spec import NAMESPACES, Limits
 from pysuper.translate import Translation, translate
@@ -432,7 +433,7 @@ def test_a_promise_that_does_not_hold_stops_it(spec: Make, tmp_path: Path) -> No
 def test_a_step_that_fails_stops_it_and_nothing_is_left(step: steps.Step, spec: Make, tmp_path: Path) -> None:
     wanted = spec("echo ran")
     plan = make_plan(wanted)
-    failing = attrs.evolve(plan, phases={**plan.phases, Phase.PIVOT: (step, *plan.phases[Phase.PIVOT])})
+    failing = attrs.evolve(plan, phases={**plan.phases, order.PIVOT: (step, *plan.phases[order.PIVOT])})
     (tmp_path / "temporary").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
     done = run("sh", wanted, tmp_path / "box", failing, env=environment)
