@@ -82,7 +82,8 @@ class GitRootfs(RootfsDriver):
     async def host(self, context: Context) -> AsyncIterator[None]:
         wanted = f"{self.options.revision}^{{commit}}"
         commit = await self._git(context, "rev-parse", "--verify", "--end-of-options", wanted)
-        key = key_of(self._repository, commit)
+        # A repository answers for its own commits only: what another one has under that hash may be forged.
+        key = hashlib.sha256(f"{self._repository}\0{commit}".encode(errors="surrogateescape")).hexdigest()
         view = self._view(context)
         view.symlink_to(await CHECKOUTS.require(context, key, partial(self._check_out, context, commit)))
         try:
@@ -118,12 +119,3 @@ class GitRootfs(RootfsDriver):
     @staticmethod
     def _view(context: Context) -> Path:
         return CHECKOUTS.path / f".view-{context.id}"
-
-
-def key_of(repository: str, commit: str) -> str:
-    """
-    The name of a checkout.
-
-    A repository answers for its own commits only: what another one has under that hash may be forged.
-    """
-    return hashlib.sha256(f"{repository}\0{commit}".encode(errors="surrogateescape")).hexdigest()

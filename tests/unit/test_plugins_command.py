@@ -235,6 +235,24 @@ def test_a_file_of_a_plugin_directory_is_shown_too(run: Run, tmp_path: Path) -> 
         registry.forget()
 
 
+# --- check ---
+
+
+def test_a_plugin_is_checked_by_the_conformance_tests(tmp_path: Path) -> None:
+    (made := tmp_path / "made").mkdir()
+    (plugins := tmp_path / "plugins").mkdir()
+    (plugins / "bad.py").write_text(
+        "import tempfile\nfrom pysuper.drivers import NetworkDriver\n"
+        "class Bad(NetworkDriver):\n    'Loopback.'\n"
+        f"    def contribute(self, plan): tempfile.mkdtemp(dir={str(made)!r})\n"
+    )
+    command = ["-m", "pysuper", "plugins", "--plugin-dir", str(plugins), "check", "network/bad"]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"the network driver 'bad' of {plugins}/bad.py breaks a rule" in done.stdout
+    assert " passed" in done.stdout
+
+
 # --- new ---
 
 

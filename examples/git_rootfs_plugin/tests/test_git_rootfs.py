@@ -17,7 +17,7 @@ import trio
 import pysuper
 from pysuper.errors import DriverError
 from pysuper.testing import RootfsDriverTests
-from pysuper_git_rootfs import CHECKOUTS, GitRootfs, key_of
+from pysuper_git_rootfs import CHECKOUTS, GitRootfs
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not GitRootfs.detect().works or not os.path.exists("/bin/busybox"),
@@ -101,8 +101,6 @@ class TestGitRootfs(RootfsDriverTests):
         self.driver = f"git:{repository.path}"
         self.shows = {"/file": "one"}
         self.keeps = [str(CHECKOUTS.path.parent)]
-        # Checked out in each test anew.
-        self.forgets = [str(CHECKOUTS.path / key_of(str(repository.path), repository.git("rev-parse", "HEAD")))]
 
 
 async def test_a_container_sees_what_is_committed_and_nothing_else(repository: Repository) -> None:

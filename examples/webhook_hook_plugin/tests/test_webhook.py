@@ -201,18 +201,21 @@ async def test_no_http_server_is_a_warning(nursery: trio.Nursery, run: Run, warn
     assert "cannot be told: " in warnings[0]
 
 
-async def test_connections_are_bounded(server: Server) -> None:
-    server.answers = [None] * 20
+async def test_connections_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pysuper_webhook, "ATTEMPT", 60.0)
+    monkeypatch.setattr(pysuper_webhook.WebhookHook, "timeout", 60.0)
+    server.answers = [None] * 12
     hook = pysuper.DriverChoice("webhook", argument=server.url())
-    async with pysuper.open_supervisor(hooks=[hook], warn=lambda line: None) as supervisor:
+    async with pysuper.open_supervisor(hooks=[hook]) as supervisor:
         for number in range(12):
             await supervisor.start(pysuper.ContainerSpec(name=f"web-{number}", command=("sleep", "100")))
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while len(server.bodies) < 8:
                 await trio.sleep(0.01)
         await trio.sleep(0.1)
         assert len(server.bodies) == 8
         server.released.set()
+    assert len(server.bodies) == 12 * len(TOLD)
 
 
 #: A server that takes whatever it is told, in a process of its own: its descriptors are nobody else's.
