@@ -46,6 +46,7 @@ class TarRootfs(RootfsDriver):
 
     Options = TarOptions
     argument = "path"
+    patience = 3600.0  # a large archive takes its time
 
     def contribute(self, plan: PlanBuilder) -> None:
         with _open(self.options.path) as file:
