@@ -342,7 +342,11 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path.write_text("old")
     record = ExitRecord(name="a", argv=("x", "\udcff"), exit_code=3, reason="exited")
     cli._Report(str(path)).write(record)
-    assert json.loads(path.read_text()) == record.to_dict() | {"argv": ["x", "\udcff"], "receipts": []}
+    assert json.loads(path.read_text()) == record.to_dict() | {
+        "argv": ["x", "\udcff"],
+        "receipts": [],
+        "protections": [],
+    }
     assert os.listdir(tmp_path) == ["report.json"]
     report = cli._Report(str(path))
     path.unlink()

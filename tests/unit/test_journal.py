@@ -87,7 +87,7 @@ def test_output_that_is_not_there_is_no_record(journal: Journal, tmp_path: Path)
     assert lines(tmp_path) == []
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([b"\n", "€".encode(), b"\xed\xb3\xbf\\"])))
 def test_every_byte_comes_back_however_output_is_cut(chunks: list[bytes]) -> None:
     splitter = LineSplitter()
@@ -102,7 +102,7 @@ def test_every_byte_comes_back_however_output_is_cut(chunks: list[bytes]) -> Non
 
 
 @given(st.integers(1, 4), st.integers(1, 3 * MAX_LINE), st.integers(1, 2 * MAX_LINE))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_a_long_line_is_kept_in_pieces_and_never_in_memory(width: int, length: int, chunk: int) -> None:
     character = {1: "a", 2: "é", 3: "€", 4: "😀"}[width]
     data = b"x" + character.encode() * length + b"\n"
