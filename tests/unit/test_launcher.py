@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pysuper.launcher import client
+import pytest
+
+from pysuper.launcher import client, wire
 
 SEALED = """
 import sys
@@ -51,3 +53,9 @@ async def test_the_launcher_has_no_environment_and_no_descriptor_of_ours(monkeyp
         await client.reap(pidfd)
         os.close(pidfd)
         os.close(leaked)
+
+
+@pytest.mark.parametrize("packet", [b"{", b"\xff", b"[1]", b"7", b"[" * 60_000, b'{"pid": 1' + b"x" * 70_000])
+def test_a_packet_that_is_no_message_is_an_empty_one(packet: bytes) -> None:
+    assert wire.decode(packet) == {}
+    assert wire.decode(b"") is None

@@ -67,9 +67,14 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
 
 
 def decode(packet: bytes) -> dict[str, Any] | None:
-    """The message of a packet; None for the empty one, which is the end of file."""
-    message: dict[str, Any] | None = json.loads(packet) if packet else None
-    return message
+    """The message of a packet; None for the empty one, which is the end of file; what is none is an empty message."""
+    if not packet:
+        return None
+    try:
+        message = json.loads(packet)
+    except (ValueError, RecursionError):
+        message = None
+    return message if isinstance(message, dict) else {}
 
 
 def descriptors_of(ancillary: tuple[int, int, bytes]) -> list[int]:
