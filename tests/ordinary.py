@@ -24,6 +24,8 @@ __all__ = ["USER", "Public", "Run", "home", "public", "python_as_user"]
 ROOT = Path(__file__).resolve().parents[1]
 USER = 54321
 BECOME_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+#: Packages that lint and document, and are large; `*mypyc*` are compiled ones of theirs.
+_TOOLS = ("*mypyc*", "babel", "docutils", "grimp", "mypy*", "pip", "ruff*", "setuptools", "sphinx*", "wcwidth")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -84,7 +86,7 @@ def public(home: Path) -> Public:
         pytest.skip("no interpreter of this version can be run by other users")
     site = home / "site"
     packages = Path(pytest.__file__).parents[1]
-    shutil.copytree(packages, site, ignore=shutil.ignore_patterns("__pycache__", "mypy*", "ruff*"))
+    shutil.copytree(packages, site, ignore=shutil.ignore_patterns("__pycache__", *_TOOLS))
     for source in ("supervisor/pysuper", "plugins/pysuper_plugins"):
         shutil.copytree(ROOT / source, site / Path(source).name, dirs_exist_ok=True)
     return Public(python, home)
