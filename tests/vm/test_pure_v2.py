@@ -34,6 +34,8 @@ def machine() -> Iterator[Machine]:
         "tests/kernel/test_mounts.py tests/kernel/test_rootless.py",
         "tests/kernel/test_faults.py -k 'kill_9 or killing or frozen or orphans'",
         "tests/drivers --ignore-glob '*conformance*'",
+        "tests/drivers/test_conformance.py "
+        "-k 'TestV2 and (enforced or promised or joins or statistics or kill_reaches or from_inside)'",
         "tests/kernel/test_exec.py -k 'not sweep and not every'",
         "tests/kernel/test_stack.py -k 'ready or healthy or hanging or frozen or pid_1 or reach or reload or memory'",
     ],
