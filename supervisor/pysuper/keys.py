@@ -52,7 +52,7 @@ from pysuper.stack.spec import (
     Strategy,
     Unhealthy,
 )
-from pysuper.stack.validation import DESCRIPTORS, LABEL, MAX_RETRIES
+from pysuper.stack.validation import DESCRIPTORS, LABEL, MAX_RETRIES, profile_problem
 from pysuper.tables import (
     Key,
     Parser,
@@ -87,7 +87,7 @@ from pysuper.units import (
     parse_whole,
     shown,
 )
-from pysuper.validation import MAX_NAME, NAME
+from pysuper.validation import MAX_NAME, NAME, share_problem, user_problem
 
 __all__ = ["CONTAINER", "DOCUMENT", "MERGED", "attributes", "container_keys"]
 
@@ -119,9 +119,22 @@ _size_or_zero = _quantity(partial(parse_size, zero=True), SIZE, "integer", minim
 _count = _quantity(parse_count, COUNT, "integer", minimum=-1, **{"not": {"const": 0}})
 _count_or_zero = _quantity(partial(parse_count, zero=True), COUNT, "integer", minimum=-1)
 _signal = Parser(parse_signal, {"type": ["integer", "string"], "examples": ["TERM", "INT", "HUP", "QUIT"]})
+
+
+def _right(problem: Callable[[str], str | None]) -> Callable[[str], str]:
+    """Let a text pass with which there is no problem: what all containers override must be right too."""
+
+    def check(text: str) -> str:
+        if message := problem(text):
+            raise ValueError(message)
+        return text
+
+    return check
+
+
 _user = Parser(
     lambda value: str(value) if type(value) is int else string(value), {"type": ["integer", "string"], "minimum": 0}
-)
+).then(_right(user_problem))
 
 
 def _text(parse: Callable[[str], Any], schema: Schema = string.schema) -> Parser:
@@ -412,7 +425,10 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
             _driver, "stack is shared by the containers of a file; own, host, none, or a driver.", default="stack"
         ),
         "privileged": Key(boolean, "No isolation from this machine but namespaces and limits.", default=False),
-        "profiles": Key(strings_of(Parser(string, pattern(NAME))).then(tuple), "It is only started with one of these."),
+        "profiles": Key(
+            strings_of(Parser(string, pattern(NAME)).then(_right(profile_problem))).then(tuple),
+            "It is only started with one of these.",
+        ),
         "read_only": Key(boolean, "Make the root read-only."),
         "ready": Key(_readiness, "When it is ready, after its start.", "readiness"),
         "replicas": Key(_whole(1, MAX_REPLICAS), "How many of it there are: NAME-1, NAME-2 and so on."),
@@ -430,7 +446,9 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
             "seccomp=default, seccomp=unconfined, seccomp=FILE, unmask=PATH, unmask=ALL, or no-new-privileges=false.",
         ),
         "share": Key(
-            strings_of(Parser(string, enum(*(name for name in NAMESPACES if name != "mnt")))).then(frozenset),
+            strings_of(
+                Parser(string, enum(*(name for name in NAMESPACES if name != "mnt"))).then(_right(share_problem))
+            ).then(frozenset),
             "Namespaces of the host.",
         ),
         "stop_grace_period": Key(_duration_or_zero, "How long after the stop signal it is killed.", "stop_timeout"),

@@ -28,7 +28,17 @@ from pysuper.spec import (
 )
 from pysuper.units import MAX_CPU, MAX_INT, parse_cpuset, shown
 
-__all__ = ["MAX_NAME", "NAME", "Problem", "command_problem", "problems", "sysctl_namespace", "validate"]
+__all__ = [
+    "MAX_NAME",
+    "NAME",
+    "Problem",
+    "command_problem",
+    "problems",
+    "share_problem",
+    "sysctl_namespace",
+    "user_problem",
+    "validate",
+]
 
 #: PID_MAX_LIMIT of 64-bit kernels, include/linux/threads.h; pids.max refuses more.
 _PIDS_MAX = 2**22
@@ -92,11 +102,8 @@ def _command_problems(spec: ContainerSpec) -> Iterator[Problem]:
             yield ("environment",), f"the value of {shown(name)} contains a NUL character"
     if message := _path_problem(spec.working_dir):
         yield ("working_dir",), message
-    if spec.user is not None:
-        user, colon, group = spec.user.partition(":")
-        if not _is_account(user) or (colon and not _is_account(group)):
-            example = "a user, such as nobody, 1000 or 1000:1000"
-            yield ("user",), f"{shown(spec.user)} is not {example}"
+    if spec.user is not None and (message := user_problem(spec.user)):
+        yield ("user",), message
     for capability in spec.capabilities:
         if capability not in CAPABILITIES:
             known = did_you_mean(capability, CAPABILITIES)
@@ -114,6 +121,14 @@ def command_problem(command: tuple[str, ...]) -> str | None:
     if any("\0" in argument for argument in command):
         return "an argument contains a NUL character"
     return None
+
+
+def user_problem(user: str) -> str | None:
+    """What is wrong with a `USER[:GROUP]`."""
+    name, colon, group = user.partition(":")
+    if _is_account(name) and (not colon or _is_account(group)):
+        return None
+    return f"{shown(user)} is not a user, such as nobody, 1000 or 1000:1000"
 
 
 def _is_account(text: str) -> bool:
@@ -155,17 +170,20 @@ def _privilege_problems(spec: ContainerSpec) -> Iterator[Problem]:
             yield ("unmask",), f"{shown(path)} is not ALL, or a path below /proc or /sys"
 
 
+def share_problem(name: str) -> str | None:
+    """What is wrong with a namespace of the host's that a container is to be in."""
+    if name == "mnt":
+        return "mnt cannot be shared: all mounts of a container are made in its own"
+    return None if name in NAMESPACES else f"there is no namespace {shown(name)}; {did_you_mean(name, NAMESPACES)}"
+
+
 def _namespace_problems(spec: ContainerSpec) -> Iterator[Problem]:
-    for name in sorted(spec.share - set(NAMESPACES)):
-        known = did_you_mean(name, NAMESPACES)
-        yield ("share",), f"there is no namespace {shown(name)}; {known}"
+    yield from ((("share",), message) for name in sorted(spec.share) if (message := share_problem(name)))
     for name in spec.namespaces:
         if name not in NAMESPACES:
             yield ("namespaces",), f"there is no namespace {shown(name)}; {did_you_mean(name, NAMESPACES)}"
         elif name in spec.share:
             yield ("namespaces",), f"the {name} namespace is shared, so nobody makes one"
-    if "mnt" in spec.share:
-        yield ("share",), "mnt cannot be shared: all mounts of a container are made in its own"
     if "uts" in spec.share and spec.hostname is not None:
         yield ("hostname",), "a container that shares the uts namespace has the host's name"
 

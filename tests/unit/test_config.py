@@ -172,8 +172,8 @@ stop_signal = "TREM"
         "12: container.web.cgroup.memory_max: 'lots' is not a size in bytes, such as 256M, 1.5G or 1024",
         "13: container.web.cgroup.cpu_max: nan is not a number of cores, such as 0.5 or 2",
         "15: container.'../x': '../x' must be letters, digits, '_', '.' and '-', and begin with a letter or digit",
-        "16: container.'../x'.share: mnt cannot be shared: all mounts of a container are made in its own",
-        "16: container.'../x'.share: there is no namespace 'nett'; did you mean 'net'?",
+        "16: container.'../x'.share[0]: mnt cannot be shared: all mounts of a container are made in its own",
+        "16: container.'../x'.share[1]: there is no namespace 'nett'; did you mean 'net'?",
         "17: container.'../x'.stop_signal: 'TREM' is not a signal, such as TERM, SIGINT or 15",
     ]
 

@@ -181,6 +181,18 @@ VALUES = [
 ]
 
 
+#: What is wrong in the defaults is wrong also where no container takes it from there.
+OVERRIDDEN: dict[str, Any] = {
+    "network": "own",
+    "profiles": "a",
+    "restart": "no",
+    "share": [],
+    "user": "a",
+    "volumes": [],
+    "working_dir": "/a",
+}
+
+
 def places() -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """Every key of the schema: its path in a document, and what has to stand beside it."""
     for top in ("stack", "journal", "plugins"):
@@ -190,6 +202,8 @@ def places() -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     for key, part in container.items():
         yield ("container", "a", key), {}
         yield ("defaults", key), {"container": {"a": {}}}
+        if key in OVERRIDDEN:
+            yield ("defaults", key), {"container": {"a": {key: OVERRIDDEN[key]}}}
         if key == "namespaces":
             yield from ((("container", "a", key, name), {}) for name in part["properties"])
         for table in (

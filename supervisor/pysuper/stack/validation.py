@@ -33,7 +33,7 @@ from pysuper.stack.spec import (
 from pysuper.units import MAX_INT, parse_whole, shown, shown_path
 from pysuper.validation import MAX_NAME, NAME, Problem, command_problem, problems as container_problems
 
-__all__ = ["DESCRIPTORS", "LABEL", "MAX_RETRIES", "problems", "validate"]
+__all__ = ["DESCRIPTORS", "LABEL", "MAX_RETRIES", "problems", "profile_problem", "validate"]
 
 #: Those of `DescriptorProbe`: above the standard ones, and below those that shells use themselves.
 DESCRIPTORS = (3, 9)
@@ -93,14 +93,19 @@ def _cycles(stack: StackSpec) -> Iterator[Problem]:
         rest = {name: member for name, member in rest.items() if name not in cycle}
 
 
+def profile_problem(profile: str) -> str | None:
+    """What is wrong with the name of a profile."""
+    if re.fullmatch(NAME, profile) and len(profile) <= MAX_NAME:
+        return None
+    return f"{shown(profile)} is not a name of a profile"
+
+
 def _member_problems(member: MemberSpec) -> Iterator[Problem]:
     yield from _schedule_problems(member)
     yield from _restart_problems(member.restart)
     if not 1 <= member.replicas <= graph.MAX_REPLICAS:
         yield ("replicas",), f"{shown(member.replicas)} is not between 1 and {graph.MAX_REPLICAS}"
-    for profile in member.profiles:
-        if not re.fullmatch(NAME, profile) or len(profile) > MAX_NAME:
-            yield ("profiles",), f"{shown(profile)} is not a name of a profile"
+    yield from ((("profiles",), message) for profile in member.profiles if (message := profile_problem(profile)))
     for label in member.labels:
         if not re.fullmatch(LABEL, label):
             yield ("labels", label), f"{shown(label)} is not a name of a label"
