@@ -46,7 +46,7 @@ examples/debian.tar.gz:
 	cp "$$($(PYTHON) tests/fixtures_build/rootfs.py debian)" $@
 
 test: lint docs fixtures
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

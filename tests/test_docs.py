@@ -15,7 +15,6 @@ import pysuper
 from documents import Session, blocks
 from machine import Snapshot
 from pysuper import cache, drivers, errors, plan, receipts, steps, testing
-from quarters import quarters
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="containers with limits are root's")
@@ -57,13 +56,6 @@ PRINTS = {
 
 #: Between the supervisor and the launcher.
 FOR_THE_WIRE = {"from_wire", "to_wire"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_quarters() -> Iterator[None]:
-    """Containers of two test runs on one machine are kept apart."""
-    with quarters():
-        yield
 
 
 @pytest.fixture

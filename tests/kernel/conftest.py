@@ -12,18 +12,10 @@ import pytest
 import pysuper
 from machine import Snapshot, cgroup_driver
 from pysuper.supervisor import Supervisor, open_supervisor
-from quarters import quarters
 from roots import make_busybox
 from stackfiles import Stacks, Up
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_quarters() -> Iterator[None]:
-    """Containers of two test runs on one machine are kept apart."""
-    with quarters():
-        yield
 
 
 @pytest.fixture(autouse=True)

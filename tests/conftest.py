@@ -1,0 +1,31 @@
+"""What all tests share: that several of them can run at once on one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from quarters import quarters
+
+#: These take minutes each. Workers take one file after the other: the short ones go into the gaps.
+_FIRST = (
+    "test_pure_v2.py",
+    "test_docs.py",
+    "test_conformance_users.py",
+    "test_conformance.py",
+    "test_conformance_kit.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: ranks.get(Path(item.path).name, len(_FIRST)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_quarters() -> Iterator[None]:
+    """Containers of two test runs on one machine are kept apart."""
+    with quarters():
+        yield
