@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pysuper import registry
+from pysuper.discovery import registrations
 from pysuper.drivers import GROUPS, NetworkDriver
 from pysuper.errors import DriverError
 from pysuper.spec import DriverChoice
@@ -87,6 +88,24 @@ def test_a_name_registered_twice_names_both_distributions(install: Install) -> N
     for distribution in ("bridges", "other-bridges"):
         driver = create(DriverChoice("bridge", argument="br0", distribution=distribution))
         assert registry.title(driver) == f"the network driver 'bridge' of {distribution} 1.0"
+
+
+def test_what_comes_first_on_the_path_hides_others_of_its_name(install: Install) -> None:
+    install(GOOD)
+    install(GOOD, name="newer")
+    assert "bridge" not in {plugin.name for plugin in registrations("pysuper.network")}
+    assert create(DriverChoice("newer", argument="br0")).options.bridge == "br0"
+
+
+def test_also_one_without_plugins_hides_others_of_its_name(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(GOOD)
+    (info := tmp_path / "first/bridges-2.0.dist-info").mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bridges\nVersion: 2.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "first"))
+    with pytest.raises(DriverError, match="there is no network driver 'bridge'"):
+        create(DriverChoice("bridge"))
 
 
 @pytest.mark.parametrize(
