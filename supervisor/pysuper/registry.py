@@ -37,6 +37,8 @@ D = TypeVar("D")
 
 #: Where the classes that have been loaded come from.
 _origins: dict[type[Any], Registration] = {}
+#: Those that have said that they work here.
+_working: set[Registration] = set()
 
 
 @attrs.frozen(kw_only=True)
@@ -126,6 +128,7 @@ def forget() -> None:
     """Look for plugins again, and load them again: something was installed, or removed."""
     discovery.forget()
     _load.cache_clear()
+    _working.clear()
 
 
 def title(plugin: object) -> str:
@@ -160,15 +163,25 @@ def create(group: str, choice: DriverChoice, interface: type[D]) -> D:
         raise DriverError(
             f"{plugin.title}: {problems}", remedy=f"see pysuper plugins show {plugin.kind}/{plugin.name}"
         ) from error
-    with guarded(plugin.title, "detect"):
-        detection = cls.detect()
+    if not (detection := _detect(plugin)).works:
+        raise DriverError(f"{plugin.title} cannot work here: {detection.reason}")
     with guarded(plugin.title, "__init__"):
         driver: D = cls(options)
-    if not detection.works:
-        raise DriverError(f"{plugin.title} cannot work here: {detection.reason}")
     return driver
 
 
+def _detect(plugin: Registration) -> Detection:
+    """What a driver says of this machine; one that works is not asked again, as a container needs a dozen of them."""
+    if plugin not in _working:
+        with guarded(plugin.title, "detect"):
+            detection: Detection = _load(plugin).detect()
+        if not detection.works:
+            return detection
+        _working.add(plugin)
+    return Detection(True)
+
+
+@functools.cache
 def _converter(options: type[Any]) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(
@@ -181,8 +194,7 @@ def detect_cgroup() -> tuple[str, str]:
     """The name of the cgroup driver that `auto` stands for here, and why not a better one."""
     reasons: list[str] = []
     for name in _CGROUP_PREFERENCE:
-        detection: Detection = load("pysuper.cgroup", name).detect()
-        if detection.works:
+        if (detection := _detect(find("pysuper.cgroup", name))).works:
             return name, "; ".join(reasons)
         reasons.append(f"{name}: {detection.reason}")
     raise DriverError(f"no cgroup driver works here: {'; '.join(reasons)}")

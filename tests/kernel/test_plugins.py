@@ -148,22 +148,27 @@ async def test_a_driver_may_keep_a_nursery_open(supervisor, spec, plugin, tmp_pa
     assert (await (await supervisor.start(spec("exit 6", network=network))).wait()).exit_code == 6
     assert (tmp_path / "left").exists()
     (tmp_path / "left").unlink()
-    with trio.move_on_after(0.3):
+    with trio.CancelScope() as scope:
         async with pysuper.open_supervisor() as cancelled:
-            await (await cancelled.start(spec("sleep 60", network=network))).wait()
+            container = await cancelled.start(spec("sleep 60", network=network))
+            scope.cancel()
+            await container.wait()
     assert (tmp_path / "left").exists()
 
 
-async def test_a_driver_whose_background_task_fails_stops_its_container_alone(supervisor, spec, plugin) -> None:
+async def test_a_driver_whose_background_task_fails_stops_its_container_alone(
+    supervisor, spec, plugin, tmp_path
+) -> None:
     bystander = await supervisor.start(spec("sleep 0.5; exit 7"))
     network = plugin(
-        """
+        f"""
         def contribute(self, plan): ...
 
         @asynccontextmanager
         async def host(self, context):
             async def die():
-                await trio.sleep(0.1)
+                while not Path({str(tmp_path / "now")!r}).exists():
+                    await trio.sleep(0.01)
                 raise ValueError("background")
 
             async with trio.open_nursery() as nursery:
@@ -172,6 +177,7 @@ async def test_a_driver_whose_background_task_fails_stops_its_container_alone(su
         """
     )
     container = await supervisor.start(spec("exec sleep 60", network=network))
+    (tmp_path / "now").touch()
     with pytest.raises(DriverError, match="'plugin' of third-party 1.0 failed in host: ValueError: background"):
         await container.wait()
     assert (await bystander.wait()).exit_code == 7
