@@ -375,9 +375,9 @@ async def _host_side(context: Context, drivers: Drivers, launcher: Launcher, tra
                     title = registry.title(driver)
                     with guarded(title, "traces"):
                         traces = driver.traces(context)
-                    for trace in traces:
-                        stack.push_async_callback(launcher.forget, trace)
-                        await launcher.remember(trace)
+                    if traces:
+                        stack.push_async_callback(launcher.forget, *traces)
+                        await launcher.remember(*traces)
                     with tracer.span("driver", f"enter {title}"):
                         made = await stack.enter_async_context(
                             entered(title, partial(driver.host, context), driver.patience)

@@ -225,12 +225,12 @@ class Launcher(ABC):
         """
 
     @abstractmethod
-    async def remember(self, trace: Trace) -> None:
-        """Remove `trace` if the supervisor dies. Called before it is made."""
+    async def remember(self, *traces: Trace) -> None:
+        """Remove them if the supervisor dies. Called before they are made."""
 
     @abstractmethod
-    async def forget(self, trace: Trace) -> None:
-        """`trace` has been removed."""
+    async def forget(self, *traces: Trace) -> None:
+        """They have been removed."""
 
 
 class NamespaceDriver(Driver):

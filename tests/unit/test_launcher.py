@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
+from pysuper.drivers import Trace
 from pysuper.launcher import client, wire
 
 SEALED = """
@@ -59,3 +61,17 @@ async def test_the_launcher_has_no_environment_and_no_descriptor_of_ours(monkeyp
 def test_a_packet_that_is_no_message_is_an_empty_one(packet: bytes) -> None:
     assert wire.decode(packet) == {}
     assert wire.decode(b"") is None
+
+
+async def test_a_launcher_is_told_of_traces_in_packets_that_it_takes(tmp_path: Path) -> None:
+    traces = [Trace("directory", str(tmp_path / f"{number:0200}")) for number in range(1000)]
+    assert len(wire.encode({"remember": [(trace.kind, trace.path) for trace in traces]})) > 2 * wire.MAX_PACKET
+    async with trio.open_nursery() as nursery:
+        launcher = client.PythonLauncher()
+        await nursery.start(launcher.serve)
+        await launcher.remember(*traces)
+        for trace in traces:
+            Path(trace.path).mkdir()
+        await launcher.forget(*traces[500:])
+        nursery.cancel_scope.cancel()  # as if the supervisor had died before these were removed
+    assert sorted(str(path) for path in tmp_path.iterdir()) == [trace.path for trace in traces[500:]]

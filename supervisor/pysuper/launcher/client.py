@@ -11,7 +11,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -96,15 +96,16 @@ class PythonLauncher(Launcher):
                 self._not_ready()
         raise LaunchError("the launcher process died while it was asked to start a container")
 
-    async def remember(self, trace: Trace) -> None:
+    async def remember(self, *traces: Trace) -> None:
         """See `Launcher.remember`."""
-        self._traces.append(trace)
-        await self._notify({"remember": [trace.kind, trace.path]})
+        self._traces.extend(traces)
+        await self._keep_books("remember", traces)
 
-    async def forget(self, trace: Trace) -> None:
+    async def forget(self, *traces: Trace) -> None:
         """See `Launcher.forget`."""
-        self._traces.remove(trace)
-        await self._notify({"forget": [trace.kind, trace.path]})
+        for trace in traces:
+            self._traces.remove(trace)
+        await self._keep_books("forget", traces)
 
     def _not_ready(self) -> None:
         # Never replaced while somebody may wait for it.
@@ -119,8 +120,17 @@ class PythonLauncher(Launcher):
     async def _hand_over(self) -> None:
         for pidfd in list(self._pidfds):
             await self._notify({"adopt": True}, pidfd)
-        for trace in list(self._traces):
-            await self._notify({"remember": [trace.kind, trace.path]})
+        await self._keep_books("remember", list(self._traces))
+
+    async def _keep_books(self, verb: str, traces: Sequence[Trace]) -> None:
+        """Tell the launcher of traces, in as few packets as hold them."""
+        message = {verb: [(trace.kind, trace.path) for trace in traces]}
+        if len(traces) > 1 and len(wire.encode(message)) > wire.MAX_PACKET:
+            half = len(traces) // 2
+            await self._keep_books(verb, traces[:half])
+            await self._keep_books(verb, traces[half:])
+        elif traces:
+            await self._notify(message)
 
     async def _send(self, message: dict[str, Any], descriptors: tuple[int, ...]) -> None:
         if self._control is None or self._control.fileno() == -1:

@@ -84,12 +84,12 @@ class _Launcher:
         self._traces: set[tuple[str, str]] = set()
 
     def keep_books(self, message: dict[str, Any]) -> None:
-        """Note, or strike out, something that `clean_up` would have to remove."""
+        """Note, or strike out, what `clean_up` would have to remove."""
         # A launcher that took over may be told twice, or be told to forget what the one before it knew.
         if "remember" in message:
-            self._traces.add(tuple(message["remember"]))
+            self._traces.update(map(tuple, message["remember"]))
         else:
-            self._traces.discard(tuple(message["forget"]))
+            self._traces.difference_update(map(tuple, message["forget"]))
 
     def adopt(self, pidfd: int) -> int:
         """A container of a launcher that died."""

@@ -7,7 +7,8 @@ To the launcher, on its control socket:
                                 descriptors: a file that holds the plan, the status socket, the command's files (`files`
                                 says which numbers they have there), namespaces to join
     {"adopt": true}             descriptor: the pidfd of a container whose launcher died
-    {"remember": [kind, path]}  remove this if the supervisor dies; {"forget": [kind, path]} undoes it
+    {"remember": [[kind, path], ...]}
+                                remove these if the supervisor dies; {"forget": ...} undoes it
     end of file                 the supervisor is gone: kill and remove what is left, and exit
 
 To the supervisor, on the status socket of each process:

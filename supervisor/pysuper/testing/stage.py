@@ -105,14 +105,15 @@ class Observer(Launcher):
             plan = attrs.evolve(plan, phases={Phase.SESSION: (*before, _FAILING, *after)})
         return self._launcher.launch(plan, files, namespaces)
 
-    async def remember(self, trace: Trace) -> None:
+    async def remember(self, *traces: Trace) -> None:
         """See `Launcher.remember`."""
-        note(trace.path)
-        await self._launcher.remember(trace)
+        for trace in traces:
+            note(trace.path)
+        await self._launcher.remember(*traces)
 
-    async def forget(self, trace: Trace) -> None:
+    async def forget(self, *traces: Trace) -> None:
         """See `Launcher.forget`."""
-        await self._launcher.forget(trace)
+        await self._launcher.forget(*traces)
 
 
 class Stage:
