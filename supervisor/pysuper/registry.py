@@ -129,6 +129,7 @@ def forget() -> None:
     discovery.forget()
     _load.cache_clear()
     _working.clear()
+    detect_cgroup.cache_clear()
 
 
 def title(plugin: object) -> str:
@@ -190,8 +191,9 @@ def _converter(options: type[Any]) -> cattrs.Converter:
     return converter
 
 
+@functools.cache
 def detect_cgroup() -> tuple[str, str]:
-    """The name of the cgroup driver that `auto` stands for here, and why not a better one."""
+    """The name of the cgroup driver that `auto` stands for here, and why not a better one; asked once a process."""
     reasons: list[str] = []
     for name in _CGROUP_PREFERENCE:
         if (detection := _detect(find("pysuper.cgroup", name))).works:
