@@ -45,8 +45,9 @@ examples/debian.tar.gz:
 	-tests/fixtures_build/debs.sh
 	cp "$$($(PYTHON) tests/fixtures_build/rootfs.py debian)" $@
 
+# Workers and an emulated machine share few cores: what is to happen within a bound is given three times as long.
 test: lint docs fixtures
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	PYSUPER_TEST_PATIENCE=$${PYSUPER_TEST_PATIENCE:-3} $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
