@@ -156,6 +156,8 @@ def _privileges(container: ContainerSpec) -> dict[str, Any]:
     options = [f"unmask={path}" for path in container.unmask]
     if container.seccomp != DEFAULT_SECCOMP:
         options.append(f"seccomp={container.seccomp}")
+    if not container.landlock:
+        options.append("landlock=off")
     return {
         "cap_add": [] if same else list(container.capabilities),
         "cap_drop": [] if same else ["ALL"],

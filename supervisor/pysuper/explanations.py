@@ -270,6 +270,13 @@ _STEPS: Mapping[type[Step], Explanation] = {
         here="what has been done so far took calls that it refuses: mounts, namespaces, keyrings.",
         see="Documentation/userspace-api/seccomp_filter.rst",
     ),
+    steps.Landlock: Explanation(
+        kernel="refuses this process and its children what the rules do not allow, on top of all other rights, and "
+        "whatever capabilities they ever get. With rules about files come refusals that no rule lifts: to mount, to "
+        "unmount, to pivot, and to trace or look into whoever does not have the same rules.",
+        here="no mount follows; it takes CAP_SYS_ADMIN in this user namespace, as long as no_new_privs is not set.",
+        see="Documentation/userspace-api/landlock.rst",
+    ),
     steps.OpenTerminal: Explanation(
         kernel="makes a pair: the command reads and writes the slave as its terminal, the supervisor has the master, "
         "where it types and sees. The caller's own terminal never gets into the container.",

@@ -176,7 +176,7 @@ def container_parser(prog: str, description: str) -> Parser:
         metavar="OPT",
         action="append",
         type=_by("shorthand.parse_security_option"),
-        help="seccomp=default|unconfined|FILE, unmask=PATH|ALL, no-new-privileges=false",
+        help="seccomp=default|unconfined|FILE, landlock=off, unmask=PATH|ALL, no-new-privileges=false",
     )
     add(
         "--device",

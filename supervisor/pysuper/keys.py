@@ -443,7 +443,8 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
                     lambda option: absolute_security_option(option, directory)
                 )
             ),
-            "seccomp=default, seccomp=unconfined, seccomp=FILE, unmask=PATH, unmask=ALL, or no-new-privileges=false.",
+            "seccomp=default, seccomp=unconfined, seccomp=FILE, landlock=off, unmask=PATH, unmask=ALL, or "
+            "no-new-privileges=false.",
         ),
         "share": Key(
             strings_of(

@@ -37,6 +37,6 @@ class Phase(enum.IntEnum):
     PIVOT = 6, "into the new root, once it is complete"
     IDENTITY = 7, "into the user namespace, after all that takes host root; a copy of the mounts locks them"
     LIMITS = 8, "resource limits and umask, which are for the command, and could hinder the set-up"
-    PRIVILEGES = 9, "capabilities, the user, no_new_privs, once nothing needs more"
+    PRIVILEGES = 9, "Landlock, capabilities, the user, no_new_privs, once nothing needs more"
     TERMINAL = 10, "opened by the final user, so that it owns it"
     SECCOMP = 11, "last, since the set-up needs system calls that the command must not make"

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import attrs
 
-from pysuper import capabilities, receipts, registry, steps
+from pysuper import capabilities, landlock, receipts, registry, steps
 from pysuper.drivers import CgroupDriver, Driver, NamespaceDriver, NetworkDriver, RootfsDriver
 from pysuper.errors import DriverError
 from pysuper.guard import guarded
@@ -121,9 +121,10 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
     for driver in (*namespaces[:1], drivers.rootfs, drivers.cgroup, drivers.network, *namespaces[1:]):
         with guarded(registry.title(driver), "contribute"):
             driver.contribute(plan)
-    for name in NAMESPACES:
-        if name not in drivers.namespaces and not (name == "net" and drivers.network.namespace == "joined"):
-            plan.warn(f"the {name} namespace is the host's: in that respect the container is no boundary")
+    joined = {"net"} if drivers.network.namespace == "joined" else set()
+    shared = [name for name in NAMESPACES if name not in {*drivers.namespaces, *joined}]
+    for name in shared:
+        plan.warn(f"the {name} namespace is the host's: in that respect the container is no boundary")
     if spec.notify_socket is not None:
         # In the private /dev, which every container has and nobody else's files are in.
         flags = ("ro", "nosuid", "nodev", "noexec")
@@ -140,6 +141,7 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
         plan.add(Phase.LIMITS, steps.SetRlimit(resource=limit.name, soft=limit.soft, hard=limit.hard))
         plan.check(receipts.ResourceLimit(resource=limit.name, soft=limit.soft, hard=limit.hard))
     _add_sysctls(plan, drivers)
+    _add_landlock(plan, spec, shared)
     _add_seccomp(plan, spec)
     _add_privileges(plan, spec)
     if spec.terminal:
@@ -190,6 +192,14 @@ def _add_privileges(plan: PlanBuilder, spec: ContainerSpec) -> None:
     )
     if spec.user is None:
         plan.check(receipts.ProcessStatus(field="CapEff", value=f"{mask:016x}"))
+
+
+def _add_landlock(plan: PlanBuilder, spec: ContainerSpec, shared: Collection[str]) -> None:
+    if not spec.landlock:
+        plan.warn("landlock is off: nothing stands behind what is shared with the host, or let through otherwise")
+    elif step := landlock.rules(landlock.version(), spec.capabilities, shared):
+        # Before the capabilities go: it takes CAP_SYS_ADMIN, or no_new_privs, which not all have.
+        plan.add(Phase.PRIVILEGES, step)
 
 
 def _add_seccomp(plan: PlanBuilder, spec: ContainerSpec) -> None:

@@ -24,6 +24,7 @@ SecurityOption = tuple[str, Any]
 PRIVILEGED: tuple[SecurityOption, ...] = (
     ("unmask", "ALL"),
     ("seccomp", UNCONFINED),
+    ("landlock", False),
     ("no_new_privileges", False),
 )
 

@@ -81,6 +81,12 @@ PROTECTIONS: tuple[Protection, ...] = (
         promised=_status("Seccomp", "2"),
     ),
     Protection(
+        name="landlock",
+        guards="mounts and device nodes, whatever else gives way; looking into processes outside, and, where the "
+        "network or the pids are shared, their abstract sockets (CVE-2020-15257) and signals to them",
+        promised=_step(steps.Landlock),
+    ),
+    Protection(
         name="capabilities",
         guards="what only root may do: of 41 capabilities its root has nine",
         promised=_few_capabilities,

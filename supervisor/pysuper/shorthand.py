@@ -59,7 +59,7 @@ _MOUNT_ALIASES = {
 
 
 #: How `parse_security_option` has it; docker's older files have a colon.
-SECURITY_OPTION = "unmask[=:].+|seccomp[=:].+|no-new-privileges(?:[=:](?:true|false|1|0))?"
+SECURITY_OPTION = "unmask[=:].+|seccomp[=:].+|landlock[=:](?:on|off)|no-new-privileges(?:[=:](?:true|false|1|0))?"
 _SECCOMP_WORDS = (DEFAULT_SECCOMP, UNCONFINED)
 
 
@@ -238,7 +238,7 @@ def parse_sysctl(text: str) -> tuple[str, str]:
 
 def parse_security_option(text: str) -> tuple[str, Any]:
     """
-    `unmask=PATH`, `seccomp=default|unconfined|FILE`, `no-new-privileges[=true|false]`.
+    `unmask=PATH`, `seccomp=default|unconfined|FILE`, `landlock=on|off`, `no-new-privileges[=true|false]`.
 
     Returns:
         The attribute of a spec, and its value.
@@ -247,11 +247,13 @@ def parse_security_option(text: str) -> tuple[str, Any]:
     match name:
         case "seccomp" if value:
             return "seccomp", DEFAULT_SECCOMP if value == "builtin" else value  # docker's word for its own
+        case "landlock" if value in {"on", "off"}:
+            return "landlock", value == "on"
         case "unmask" if value:
             return "unmask", value if value == "ALL" else value.rstrip("/")
         case "no-new-privileges":
             return "no_new_privileges", _flag(value or True)
-    known = "seccomp=default|unconfined|FILE, unmask=PATH|ALL or no-new-privileges=true|false"
+    known = "seccomp=default|unconfined|FILE, landlock=on|off, unmask=PATH|ALL or no-new-privileges=true|false"
     raise ValueError(f"{shown(text)} is not {known}")
 
 

@@ -152,6 +152,7 @@ class ContainerSpec:
         capabilities: What the container's root may do, capabilities(7), without `CAP_`.
         seccomp: Which system calls its processes may make: `default`, `unconfined` (all), or a JSON file (absolute) as
             docker and the OCI runtime specification have it.
+        landlock: Rules of the kernel's that stand behind the namespaces (`pysuper.landlock`), where it has them.
         no_new_privileges: No execve gains privileges, PR_SET_NO_NEW_PRIVS(2const).
         devices: Beside those of the private /dev.
         sysctls: Settings of the container's own namespaces, such as `net.ipv4.ip_forward`; sysctl(8).
@@ -179,6 +180,7 @@ class ContainerSpec:
     mounts: tuple[BindMount | TmpfsMount, ...] = ()
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     seccomp: str = DEFAULT_SECCOMP
+    landlock: bool = True
     no_new_privileges: bool = True
     devices: tuple[Device, ...] = ()
     sysctls: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))

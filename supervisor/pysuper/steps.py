@@ -32,6 +32,7 @@ __all__ = [
     "Fork",
     "JoinCgroup",
     "JoinNamespace",
+    "Landlock",
     "LoopbackUp",
     "MakeDirectory",
     "MaskPath",
@@ -485,6 +486,30 @@ class Seccomp(Step):
 
     def describe(self) -> str:
         return f"refuse system calls that are not allowed (a filter of {len(self.program) // 16} instructions)"
+
+
+@attrs.frozen(kw_only=True)
+class Landlock(Step):
+    """
+    Refuse this process, and all that come of it, every change of mounts, and more; nothing takes that back.
+
+    It also can look into no other processes from here on than those. That the rules are in force is asked of the
+    kernel: a mount that fails with EINVAL without them has to fail with EPERM.
+
+    Attributes:
+        deny: What it cannot do with files, wherever they are; `LANDLOCK_ACCESS_FS_*` in small letters.
+        scope: What it can do to the processes that have these rules alone; `LANDLOCK_SCOPE_*`.
+    """
+
+    deny: tuple[str, ...] = ()
+    scope: tuple[str, ...] = ()
+    man = "landlock(7)"
+    repeated = "inside"
+
+    def describe(self) -> str:
+        refused = ", ".join(("changes of mounts", *self.deny))
+        outside = f", and outside of the container {', '.join(self.scope)}" if self.scope else ""
+        return f"refuse itself {refused}{outside} (Landlock)"
 
 
 @attrs.frozen(kw_only=True)

@@ -31,6 +31,9 @@ _SHARED_NUMBERS = {
     "clone3": 435,
     "openat2": 437,
     "mount_setattr": 442,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
 }
 _MACHINE = os.uname().machine
 if _MACHINE not in _NUMBERS:
@@ -75,6 +78,7 @@ MOVE_MOUNT_T_EMPTY_PATH = 0x40
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MNT_DETACH = 2
+MS_BIND = 1 << 12
 MS_SLAVE = 1 << 19
 MOUNT_ATTR_IDMAP = 0x00100000
 #: Names as in /proc/PID/mountinfo, mount_setattr(2).
@@ -100,6 +104,12 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 KEYCTL_JOIN_SESSION_KEYRING = 1
 
 SECCOMP_SET_MODE_FILTER = 1
+
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_RULE_PATH_BENEATH = 1
+#: Rights to files, and scopes, by their names in linux/landlock.h: those that are used.
+LANDLOCK_ACCESS_FS = {"make_char": 1 << 6, "make_block": 1 << 11, "refer": 1 << 13}
+LANDLOCK_SCOPES = {"abstract_unix_socket": 1 << 0, "signal": 1 << 1}
 
 _P_PIDFD = 3
 
@@ -173,6 +183,11 @@ def pivot_root(new_root: str, put_old: str) -> None:
 def umount(path: str, flags: int) -> None:
     """Detach the mount at `path`, umount2(2)."""
     _check(_libc.umount2(os.fsencode(path), ctypes.c_int(flags)), "umount2")
+
+
+def mount(source: str, target: str, flags: int) -> None:
+    """Mount what needs no file system to be named, mount(2)."""
+    _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None), "mount")
 
 
 def open_tree(path: str | int, *, recursive: bool) -> int:
@@ -308,6 +323,34 @@ def set_seccomp_filter(program: bytes) -> None:
     instructions = ctypes.create_string_buffer(program, len(program))
     sock_fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
     _call("seccomp", SECCOMP_SET_MODE_FILTER, 0, sock_fprog)
+
+
+def landlock_version() -> int:
+    """The version of the kernel's Landlock, landlock_create_ruleset(2)."""
+    return _call("landlock_create_ruleset", None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+
+
+def landlock_create_ruleset(*, files: int, scopes: int) -> int:
+    """
+    A descriptor of rules that allow nothing of this yet, landlock_create_ruleset(2).
+
+    Args:
+        files: LANDLOCK_ACCESS_FS_* that it is about.
+        scopes: LANDLOCK_SCOPE_*.
+    """
+    ruleset = struct.pack("=3Q", files, 0, scopes)  # the second is about the network
+    # A kernel that knows only the first fields takes the others if they are 0.
+    return _call("landlock_create_ruleset", ruleset, len(ruleset), 0)
+
+
+def landlock_allow_beneath(ruleset: int, directory: int, files: int) -> None:
+    """Allow this beneath an open directory, landlock_add_rule(2)."""
+    _call("landlock_add_rule", ruleset, LANDLOCK_RULE_PATH_BENEATH, struct.pack("=Qi", files, directory), 0)
+
+
+def landlock_restrict_self(ruleset: int) -> None:
+    """Give the caller these rules, on top of those that it has, landlock_restrict_self(2)."""
+    _call("landlock_restrict_self", ruleset, 0)
 
 
 class Exit(NamedTuple):

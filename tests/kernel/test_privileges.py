@@ -175,7 +175,7 @@ async def test_privileged_is_everything_at_once(supervisor, spec) -> None:
     """
     container = await start(supervisor, spec, script, privileged=True)
     assert (await container.wait()).exit_code == 0
-    assert len(container.warnings) == 6
+    assert len(container.warnings) == 7
     control = await start(supervisor, spec, script)
     assert (await control.wait()).exit_code != 0
 
@@ -205,7 +205,7 @@ def test_the_command_line_has_dockers_words() -> None:
     ("options", "expected"),
     [
         (["--cap-add", "NET_RAWW"], "there is no capability 'NET_RAWW'; did you mean 'NET_RAW'?"),
-        (["--security-opt", "apparmor=x"], "'apparmor=x' is not seccomp=default|unconfined|FILE, unmask=PATH|ALL or"),
+        (["--security-opt", "apparmor=x"], "'apparmor=x' is not seccomp=default|unconfined|FILE, landlock=on|off,"),
         (["--security-opt", "unmask=/etc"], "'/etc' is not ALL, or a path below /proc or /sys"),
         (["--device", "fuse"], "'fuse' is not SOURCE or SOURCE:TARGET"),
         (["--device", "/dev/fuse:r"], "a device is given for reading and writing; leave 'r' out"),

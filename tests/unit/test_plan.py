@@ -142,7 +142,7 @@ def test_what_was_done_to_the_first_process_is_done_again_and_nothing_to_the_con
     assert kinds == [
         *(steps.Setsid, steps.NewSessionKeyring),
         *entered,
-        *(steps.BecomeRoot, steps.Fork, steps.SetRlimit, steps.SetUmask),
+        *(steps.BecomeRoot, steps.Fork, steps.SetRlimit, steps.SetUmask, steps.Landlock),
         *(steps.BoundCapabilities, steps.SetUser, steps.SetCapabilities, steps.NoNewPrivileges, steps.Seccomp),
     ]
     own = [step for step in plan.steps if step.repeated != "never"]

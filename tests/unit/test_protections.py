@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pysuper.landlock import version
 from pysuper.plan import Context, Plan
 from pysuper.planning import build_plan, choose_drivers
 from pysuper.privileges import grant
@@ -17,7 +18,7 @@ from pysuper.protections import PROTECTIONS, protections
 from pysuper.spec import ContainerSpec, Device, DriverChoice, Limits, Rlimit
 from stackfiles import PYSUPER
 
-ALL = tuple(protection.name for protection in PROTECTIONS)
+ALL = tuple(p.name for p in PROTECTIONS if p.name != "landlock" or version() >= 2)
 privileged = pytest.mark.skipif(os.geteuid() != 0, reason="the plan of root")
 
 
@@ -36,8 +37,9 @@ def test_a_container_with_all_defaults_has_all_of_them() -> None:
 @pytest.mark.parametrize(
     ("fields", "lost"),
     [
-        ({"capabilities": ("SYS_ADMIN",)}, {"capabilities"}),
+        ({"capabilities": ("SYS_ADMIN",)}, {"capabilities", "landlock"} & {*ALL}),
         ({"no_new_privileges": False}, {"no_new_privs"}),
+        ({"landlock": False}, {"landlock"} & {*ALL}),
         ({"share": frozenset({"user"})}, {"user namespace", "locked mounts"}),
         ({"share": frozenset({"pid"})}, {"pid namespace"}),
         ({"network": DriverChoice("host")}, {"net namespace"}),
@@ -59,7 +61,15 @@ def test_privileged_leaves_little() -> None:
     spec = grant(ContainerSpec(name="box", command=("true",)), privileged=True)
     context = Context(id="box.1", spec=spec, privileged=True, uid_base=1 << 29)
     left = set(protections(build_plan(context, choose_drivers(spec))))
-    assert not left & {"seccomp", "capabilities", "no_new_privs", "user namespace", "masked /proc", "private /dev"}
+    assert not left & {
+        "seccomp",
+        "landlock",
+        "capabilities",
+        "no_new_privs",
+        "user namespace",
+        "masked /proc",
+        "private /dev",
+    }
     assert "pids limit" in left
 
 

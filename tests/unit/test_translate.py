@@ -62,6 +62,7 @@ STEPS: dict[type[steps.Step], steps.Step] = {
         steps.NoNewPrivileges(),
         steps.SetSysctl(name="net.ipv4.ip_forward", value="1"),
         steps.Seccomp(program="0600000000000000"),
+        steps.Landlock(deny=("make_char",), scope=("signal",)),
         steps.OpenTerminal(rows=24, columns=80),
         steps.OpenSocket(family=2, kind=1),
         steps.Barrier(name="veth"),
@@ -393,7 +394,7 @@ def test_a_script_does_what_the_plan_does_and_says_it() -> None:
     plan = plan_of(FULL)
     text = translate("sh", FULL, plan).text
     said = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
-    beyond = {steps.NewSessionKeyring, steps.Seccomp}
+    beyond = {steps.NewSessionKeyring, steps.Landlock, steps.Seccomp}
     assert [step.describe() for step in plan.steps if type(step) not in beyond and step.describe() not in said] == []
     described = list(plan.describe())
     assert [line for line in described[:2] if line not in said] == []

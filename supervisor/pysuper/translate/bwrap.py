@@ -61,6 +61,7 @@ class Bwrap(CommandLine):
         steps.OpenSocket: _NO_WORD,
         steps.SetSysctl: _NO_WORD,
         steps.Seccomp: "bubblewrap takes the program from a descriptor, `--seccomp FD`; a command line cannot hold it",
+        steps.Landlock: "rules that bubblewrap is started with would refuse it its own mounts",
         steps.Fork: _NO_WORD,
     }
 

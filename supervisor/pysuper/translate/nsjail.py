@@ -74,6 +74,7 @@ class Nsjail(CommandLine):
         steps.OpenSocket: _NO_WORD,
         steps.SetSysctl: _NO_WORD,
         steps.Seccomp: "nsjail has a language of its own for it, `--seccomp_string`",
+        steps.Landlock: _NO_WORD,
         steps.Fork: _NO_WORD,
     }
 

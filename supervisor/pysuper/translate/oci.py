@@ -66,6 +66,7 @@ class Oci(Form):
         steps.Barrier: _NO_WORD,
         steps.OpenSocket: _NO_WORD,
         steps.Seccomp: "the specification takes names of calls, and no program; runtimes have profiles of their own",
+        steps.Landlock: _NO_WORD,
         steps.Fork: _NO_WORD,
     }
 

@@ -44,6 +44,7 @@ class Sh(Form):
         steps.OpenTerminal: "the command has the caller's terminal, but no control of it: no Ctrl-C, no job control; "
         "`script -c 'sh SCRIPT'` gives it another one of the host's",
         steps.Seccomp: "util-linux has had a program for it, `enosys`, since 2.40, which takes names of calls",
+        steps.Landlock: "newer versions of util-linux have `setpriv --landlock-access fs:make-char,make-block`",
         steps.Syscall: "a shell has no system calls but those of its programs",
         steps.Barrier: "what its driver does at this moment is not in the plan",
         steps.OpenSocket: _NOT_HERE,

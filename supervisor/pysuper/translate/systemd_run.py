@@ -68,6 +68,7 @@ class SystemdRun(CommandLine):
         steps.OpenSocket: _NO_WORD,
         steps.SetSysctl: _NO_WORD,
         steps.Seccomp: "systemd takes names of calls, and its own groups of them: SystemCallFilter=@system-service",
+        steps.Landlock: _NO_WORD,
         steps.Fork: _NO_WORD,
     }
 
