@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pysuper.spec import (
         BindMount as BindMount,
         ContainerSpec as ContainerSpec,
+        Device as Device,
         DriverChoice as DriverChoice,
         Limits as Limits,
         Rlimit as Rlimit,
@@ -59,7 +60,7 @@ _HOMES = {
     ),
     "pysuper.execution": ("Execution",),
     "pysuper.record": ("ExitRecord", "ExitStatus"),
-    "pysuper.spec": ("BindMount", "ContainerSpec", "DriverChoice", "Limits", "Rlimit", "TmpfsMount"),
+    "pysuper.spec": ("BindMount", "ContainerSpec", "Device", "DriverChoice", "Limits", "Rlimit", "TmpfsMount"),
     "pysuper.supervisor": ("Completed", "Supervisor", "open_supervisor", "run"),
     "pysuper.tracing": ("Traced",),
 }

@@ -19,8 +19,24 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc_holding_gil = ctypes.PyDLL(None, use_errno=True)
 
 _NUMBERS = {
-    "x86_64": {"pivot_root": 155, "capget": 125, "capset": 126, "keyctl": 250, "waitid": 247, "seccomp": 317},
-    "aarch64": {"pivot_root": 41, "capget": 90, "capset": 91, "keyctl": 219, "waitid": 95, "seccomp": 277},
+    "x86_64": {
+        "pivot_root": 155,
+        "capget": 125,
+        "capset": 126,
+        "keyctl": 250,
+        "waitid": 247,
+        "seccomp": 317,
+        "rt_sigaction": 13,
+    },
+    "aarch64": {
+        "pivot_root": 41,
+        "capget": 90,
+        "capset": 91,
+        "keyctl": 219,
+        "waitid": 95,
+        "seccomp": 277,
+        "rt_sigaction": 134,
+    },
 }
 _SHARED_NUMBERS = {
     "open_tree": 428,
@@ -185,6 +201,12 @@ def umount(path: str, flags: int) -> None:
     _check(_libc.umount2(os.fsencode(path), ctypes.c_int(flags)), "umount2")
 
 
+def set_domain_name(name: str) -> None:
+    """Set the NIS domain name of this uts namespace, setdomainname(2)."""
+    encoded = os.fsencode(name)
+    _check(_libc.setdomainname(encoded, ctypes.c_size_t(len(encoded))), "setdomainname")
+
+
 def mount(source: str, target: str, flags: int) -> None:
     """Mount what needs no file system to be named, mount(2)."""
     _check(_libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None), "mount")
@@ -311,6 +333,17 @@ def set_capabilities(*, effective: int, permitted: int, inheritable: int) -> Non
     for shift in (0, 32):
         halves += [(mask >> shift) & 0xFFFFFFFF for mask in (effective, permitted, inheritable)]
     _call("capset", _CAPABILITY_HEADER, struct.pack("=6I", *halves))
+
+
+#: As many as there are, signal(7).
+SIGNALS = range(1, 65)
+#: struct sigaction of the kernel: SIG_DFL, no flags, an empty mask.
+_DEFAULT_ACTION = bytes(32)
+
+
+def default_signal(number: int) -> None:
+    """Let a signal do what it does by default, rt_sigaction(2): also one that the C library keeps for itself."""
+    _call("rt_sigaction", number, _DEFAULT_ACTION, None, len(SIGNALS) // 8)
 
 
 def join_session_keyring() -> None:

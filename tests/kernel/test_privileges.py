@@ -13,7 +13,6 @@ import pysuper
 from machine import cgroup_driver
 from pysuper.capabilities import DEFAULT, NAMES
 from pysuper.privileges import grant
-from pysuper.spec import Device
 from stackfiles import PYSUPER
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -92,7 +91,7 @@ async def test_the_kernel_says_whether_privileges_can_be_gained(output) -> None:
 async def test_a_device_can_be_used_and_no_other(supervisor, spec) -> None:
     path = other_device()
     script = f"test $(stat -c %t:%T {path}) = {number(path)} && test -c /dev/mine && (: <>{path}) 2>/dev/null"
-    devices = [Device(source=path, target=path), Device(source=path, target="/dev/mine")]
+    devices = [pysuper.Device(source=path, target=path), pysuper.Device(source=path, target="/dev/mine")]
     container = await start(supervisor, spec, script, devices=devices)
     assert (await container.wait()).exit_code == 0
     assert container.warnings == (f"devices of the host can be used, and what is behind them: {path}, {path}",)
@@ -104,7 +103,7 @@ async def test_a_device_can_be_used_and_no_other(supervisor, spec) -> None:
 @pytest.mark.skipif(cgroup_driver() != "v1", reason="only cgroup v1 has a devices controller")
 async def test_the_controller_lets_through_what_was_given_and_nothing_else(supervisor, spec) -> None:
     path = other_device()
-    container = await start(supervisor, spec, "exec sleep 60", devices=[Device(source=path, target=path)])
+    container = await start(supervisor, spec, "exec sleep 60", devices=[pysuper.Device(source=path, target=path)])
     (listed,) = (r.actual for r in container.receipts if r.source.endswith("devices.list"))
     status = os.stat(path)
     assert f"c {os.major(status.st_rdev)}:{os.minor(status.st_rdev)} rwm" in listed
@@ -120,7 +119,7 @@ async def test_a_directory_gives_all_devices_in_it(output, tmp_path) -> None:
     os.mknod(tmp_path / "below/two", stat.S_IFBLK | 0o600, os.makedev(7, 0))
     (tmp_path / "text").touch()
     found = await output(
-        "cd /dev/all; find . -type c -o -type b", devices=(Device(source=str(tmp_path), target="/dev/all"),)
+        "cd /dev/all; find . -type c -o -type b", devices=(pysuper.Device(source=str(tmp_path), target="/dev/all"),)
     )
     assert sorted(found.split()) == ["./below/two", "./one"]
 
@@ -128,7 +127,7 @@ async def test_a_directory_gives_all_devices_in_it(output, tmp_path) -> None:
 @pytest.mark.parametrize("source", ["/dev/no-such-device", "/etc/passwd", "/etc"])
 async def test_what_is_no_device_is_an_error_before_anything_is_made(supervisor, spec, source) -> None:
     with pytest.raises(pysuper.DriverError, match=source):
-        await start(supervisor, spec, "true", devices=[Device(source=source, target="/dev/x")])
+        await start(supervisor, spec, "true", devices=[pysuper.Device(source=source, target="/dev/x")])
 
 
 async def test_a_kernel_parameter_is_set_in_the_container_alone(output) -> None:
@@ -137,6 +136,13 @@ async def test_a_kernel_parameter_is_set_in_the_container_alone(output) -> None:
     script = "cat /proc/sys/net/ipv4/ip_default_ttl /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmni"
     assert (await output(script, sysctls=sysctls)).split() == ["33", "1", "77"]
     assert Path("/proc/sys/net/ipv4/ip_default_ttl").read_text() == before
+
+
+async def test_the_names_of_a_machine_are_kernel_parameters_too(output) -> None:
+    script = "cat /proc/sys/kernel/domainname; hostname"
+    assert (await output(script, sysctls={"kernel.domainname": "example.org"})).split()[0] == "example.org"
+    named = {"kernel/domainname": "example.net", "kernel.hostname": "other"}
+    assert (await output(script, sysctls=named)).split() == ["example.net", "other"]
 
 
 async def test_a_kernel_parameter_of_a_shared_namespace_or_of_the_host_is_refused(supervisor, spec) -> None:

@@ -188,6 +188,16 @@ async def test_the_supervisor_has_no_child_but_launcher_and_containers(superviso
     assert children() == {launcher, container.pid}
 
 
+@pytest.mark.parametrize("init", [True, False])
+async def test_no_signal_is_ignored_or_blocked_not_even_those_of_the_c_library(supervisor, spec, init) -> None:
+    script = "grep -E 'Sig(Ign|Blk)' /proc/self/status | tr -d '\\n' | grep -xE 'SigBlk:.0+SigIgn:.0+'"
+    container = await supervisor.start(spec(f"{script} && exec sleep 60 || exit 9", init=init))
+    async with container.execute(["sh", "-c", script]) as execution:
+        assert (await execution.wait()).exit_code == 0
+    await container.stop()
+    assert (await container.wait()).reason == "stopped"
+
+
 async def test_capabilities_are_the_default_set(output) -> None:
     found = dict(line.split() for line in (await output("grep -E 'Cap|NoNew' /proc/self/status")).splitlines())
     assert found["CapEff:"] == found["CapPrm:"] == found["CapBnd:"] == "00000000000005fb"

@@ -180,8 +180,9 @@ def _execute(command: dict[str, Any], argv: list[str], environment: dict[str, st
         raise OSError(error.errno, f"working directory {command['working_dir']}: {error.strerror}") from None
     if command["terminal"]:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)  # an ignored signal stays ignored across execve(2)
+    # An ignored signal stays ignored across execve(2), as 32 and 33 are in whatever glibc's posix_spawn(3) has started.
+    for number in set(syscalls.SIGNALS) - {signal.SIGKILL, signal.SIGSTOP}:
+        syscalls.default_signal(number)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     _search_and_execute(argv, environment)
 

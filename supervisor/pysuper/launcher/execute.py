@@ -29,6 +29,12 @@ _IFF_UP = 1
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 
+#: Their files are for host root alone, test_perm() in fs/proc/proc_sysctl.c; the calls are for who owns the namespace.
+_NAMES: dict[str, Callable[[str], None]] = {
+    "/proc/sys/kernel/hostname": socket.sethostname,
+    "/proc/sys/kernel/domainname": syscalls.set_domain_name,
+}
+
 # A symbolic link in a target is an error even where it stays inside: the receipt looks for the mount by its name.
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
 
@@ -123,19 +129,23 @@ class Executor:
 
     def set_sysctl(self, name: str, value: str) -> None:
         path = f"/proc/sys/{name if '/' in name else name.replace('.', '/')}"
-        before = os.geteuid(), os.getegid()
-        # Those of a network are host root's, others those of the namespace's root, and capabilities do not help:
-        # test_perm() in fs/proc/proc_sysctl.c, ipc_permissions() in ipc/ipc_sysctl.c.
-        uid, gid = before if name.startswith("net") else self._owner
-        os.setegid(gid)
-        os.seteuid(uid)
-        try:
+        if set_name := _NAMES.get(path):
+            set_name(value)
+        elif name.startswith("net"):
             self.write_file(path, value)
-            with open(path) as file:
-                found = file.read()
-        finally:
-            os.seteuid(before[0])
-            os.setegid(before[1])
+        else:
+            # Those of ipc are for the namespace's root, and capabilities do not help: ipc_permissions() in
+            # ipc/ipc_sysctl.c.
+            before = os.geteuid(), os.getegid()
+            os.setegid(self._owner[1])
+            os.seteuid(self._owner[0])
+            try:
+                self.write_file(path, value)
+            finally:
+                os.seteuid(before[0])
+                os.setegid(before[1])
+        with open(path) as file:
+            found = file.read()
         if found.split() != value.split():
             raise StepError(f"it is {found.strip()!r} afterwards")
 
