@@ -18,7 +18,7 @@ from pysuper.ids import IdRanges
 from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.seccomp.bpf import compile_profile
 from pysuper.seccomp.choice import choose
-from pysuper.spec import NAMESPACES, UNCONFINED, ContainerSpec, DriverChoice
+from pysuper.spec import NAMESPACES, UNCONFINED, BindMount, ContainerSpec, DriverChoice
 from pysuper.validation import sysctl_namespace, validate
 
 __all__ = [
@@ -125,6 +125,8 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
     shared = [name for name in NAMESPACES if name not in {*drivers.namespaces, *joined}]
     for name in shared:
         plan.warn(f"the {name} namespace is the host's: in that respect the container is no boundary")
+    if written := [mount.source for mount in spec.mounts if isinstance(mount, BindMount) and not mount.read_only]:
+        plan.warn(f"files of the host can be changed, set-user-id bits too: {', '.join(dict.fromkeys(written))}")
     if spec.notify_socket is not None:
         # In the private /dev, which every container has and nobody else's files are in.
         flags = ("ro", "nosuid", "nodev", "noexec")

@@ -286,6 +286,8 @@ class Instance:
             if self._start.cancelled_caught:
                 return ExitRecord(name=self.name, argv=spec.command, reason="stopped")
             self.container = container
+            for line in container.warnings:
+                self._write("warning", detail=line)
             self.post(Event.STARTED)
             return await container.wait()
 
