@@ -255,9 +255,10 @@ def test_no_text_of_the_user_forges_a_line_or_drives_the_terminal(tmp_path: Path
     hostile = tmp_path / "a\npysuper: +   0.00 ms    0.00 ms  \x1b[2J"
     hostile.mkdir()
     _, lines = run("--mount", f"type=bind,src={hostile},dst=/x", "true")
-    (shown,) = [line for line in lines if "[2J" in line]
-    assert shown.isprintable()
-    assert r"a\npysuper" in shown
+    step, warning = (line for line in lines if "[2J" in line)
+    for shown in (step, warning):
+        assert shown.isprintable()
+        assert r"a\npysuper" in shown
 
 
 def test_the_container_of_a_file_is_traced(tmp_path: Path) -> None:
