@@ -1,4 +1,4 @@
-"""Unpack hostile and legitimate archives with unpack.py, and see what it says and touches."""
+"""Unpack hostile and legitimate archives with the program, and see what it says and touches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import errno
 import gzip
 import importlib
 import importlib.util
-import json
 import lzma
 import os
 import random
@@ -18,9 +17,7 @@ import shutil
 import stat
 import struct
 import subprocess
-import sys
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -31,8 +28,13 @@ import archives
 import pytest
 from archives import archive, device, directory, file, hard_link, member, symlink
 from hypothesis import HealthCheck, given, settings, strategies as st
+from places import Place, Quick, snapshot
 
-PROGRAM = Path(__file__).parents[2] / "supervisor" / "pysuper" / "unpack.py"
+from pysuper.unpack import invocation
+from pysuper.unpack.errors import UnpackError, shown
+from pysuper.unpack.headers import header_number, pax_records
+from pysuper.unpack.stream import Stream
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may change owners")
 
 
@@ -47,115 +49,6 @@ def _zstd() -> ModuleType | None:
 
 ZSTD = _zstd()
 needs_zstd = pytest.mark.skipif(ZSTD is None, reason="no zstd module")
-
-
-def _extra_paths() -> list[str]:
-    """Return where backports.zstd is, for a Python that runs with -I and -S."""
-    if ZSTD is None or ZSTD.__name__ != "backports.zstd" or ZSTD.__file__ is None:
-        return []
-    return [str(Path(ZSTD.__file__).parents[2])]
-
-
-def _load() -> Any:
-    spec = importlib.util.spec_from_file_location("unpack_under_test", PROGRAM)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look the module up
-    spec.loader.exec_module(module)
-    return module
-
-
-unpack = _load()
-
-Status = dict[str, tuple[Any, ...]]
-
-
-def snapshot(top: Path, *, without: Path | None = None) -> Status:
-    """Return all there is to know of a tree, but for times of access and one directory in it."""
-    found: Status = {}
-    for folder, folders, files in os.walk(top):
-        folders[:] = [name for name in folders if Path(folder, name) != without]
-        for path in [Path(folder), *(Path(folder, name) for name in (*folders, *files))]:
-            info = path.lstat()
-            content: str | bytes | None = None
-            if stat.S_ISLNK(info.st_mode):
-                content = os.readlink(path)
-            elif stat.S_ISREG(info.st_mode) and info.st_size < 2**20:
-                content = path.read_bytes()
-            found[str(path.relative_to(top))] = (
-                oct(info.st_mode),
-                f"{info.st_uid}:{info.st_gid}",
-                info.st_nlink if not stat.S_ISDIR(info.st_mode) else None,
-                info.st_size if not stat.S_ISDIR(info.st_mode) else None,
-                info.st_mtime_ns,
-                content,
-            )
-    return found
-
-
-class Place:
-    """DEST, and beside it what must stay as it is."""
-
-    def __init__(self, top: Path) -> None:
-        self.top = top
-        self.dest = top / "deep" / "dest"
-        self.outside = top / "deep" / "outside"
-        self.dest.mkdir(parents=True)
-        (self.outside / "inner").mkdir(parents=True)
-        (self.outside / "secret").write_text("secret")
-        (self.outside / "inner" / "file").write_text("inner")
-        (self.outside / "link").symlink_to("secret")
-        (top / "outside").symlink_to("deep/outside")
-        for path in (self.outside / "secret", self.outside / "inner", self.outside):
-            os.utime(path, (1, 1))
-
-    def around(self) -> Status:
-        """Return the state of everything but DEST."""
-        return snapshot(self.top, without=self.dest)
-
-    def run(self, data: bytes, *options: str, pipe: bool = False, **more: Any) -> subprocess.CompletedProcess[str]:
-        """Run the program, see that nothing outside DEST changed, and that it says one line."""
-        before = self.around()
-        command: list[str | Path] = [sys.executable, "-I", "-S", PROGRAM, *options, self.dest, *_extra_paths()]
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(data)
-            stdin.seek(0)
-            # `cat` makes a pipe of it, and does not wait for more.
-            source = subprocess.Popen(["cat"], stdin=stdin, stdout=subprocess.PIPE) if pipe else None
-            done = subprocess.run(
-                command,
-                stdin=source.stdout if source else stdin,
-                capture_output=True,
-                text=True,
-                errors="surrogateescape",
-                timeout=120,
-                check=False,
-                **more,
-            )
-            if source:
-                assert source.stdout
-                source.stdout.close()
-                source.wait()
-        assert self.around() == before
-        shown = done.stdout if done.returncode == 0 else done.stderr
-        assert re.fullmatch(r"[^\x00-\x1f\x7f]+\n", shown), done
-        assert (done.stderr == "") == (done.returncode == 0)
-        return done
-
-    def unpacks(self, data: bytes, *options: str, **more: Any) -> dict[str, int]:
-        done = self.run(data, *options, **more)
-        assert done.returncode == 0, done.stderr
-        report = json.loads(done.stdout)
-        assert set(report) == {"entries", "bytes", "skipped_devices"}
-        return dict(report)
-
-    def fails(self, data: bytes, *options: str, **more: Any) -> str:
-        done = self.run(data, *options, **more)
-        assert done.returncode == 1, done.stdout
-        assert done.stdout == ""
-        assert done.stderr.startswith("unpack: ")
-        return done.stderr
 
 
 @pytest.fixture
@@ -323,7 +216,7 @@ def test_paths_longer_than_path_max(place: Place) -> None:
 def test_leaves_no_descriptor_open(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     for last in (file(b"x/y/z"), file(b"x/y/z/.."), hard_link(b"d/e/f", b"a/b/c"), hard_link(b"b", b"a")):
-        with _quick(tmp_path, archive(file(b"a/b/c"), last)):
+        with Quick(tmp_path, archive(file(b"a/b/c"), last)):
             assert os.listdir("/proc/self/fd") == before
 
 
@@ -419,8 +312,8 @@ def test_many_compressed_streams(place: Place, kind: str) -> None:
 def test_input_that_comes_byte_by_byte(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # More than what is read at once to see which compression it is.
     data = archive(file(b"a", NOISE[:3000]))
-    monkeypatch.setattr(unpack.Stream, "_read", lambda stream: os.read(stream._descriptor, 1))
-    with _quick(tmp_path, COMPRESS[kind](data[:2000]) + bytes(4) + COMPRESS[kind](data[2000:])) as said:
+    monkeypatch.setattr(Stream, "_read", lambda stream: os.read(stream._descriptor, 1))
+    with Quick(tmp_path, COMPRESS[kind](data[:2000]) + bytes(4) + COMPRESS[kind](data[2000:])) as said:
         assert said is None
 
 
@@ -511,10 +404,10 @@ def test_cut_anywhere_but_between_members_is_an_error(tmp_path: Path) -> None:
     whole = archive(*members)
     boundaries = [len(b"".join(members[:count])) for count in range(1, 5)]
     for size in range(0, len(whole) - 1024, 37):
-        with _quick(tmp_path, whole[:size]) as said:
+        with Quick(tmp_path, whole[:size]) as said:
             assert (said is None) == (size in boundaries), (size, said)
     for size in boundaries:
-        with _quick(tmp_path, whole[:size]) as said:
+        with Quick(tmp_path, whole[:size]) as said:
             assert said is None
 
 
@@ -538,7 +431,9 @@ def test_errors_of_the_system_name_the_member(place: Place) -> None:
 
 
 FREEZE = """
-import os, runpy, sys
+import os, sys
+sys.path += [sys.argv.pop(1), sys.argv.pop(1)]
+from pysuper.unpack.program import main
 read = os.read
 def first(*arguments):
     os.read = read
@@ -547,8 +442,7 @@ def first(*arguments):
     sys.path_hooks.clear()
     return read(*arguments)
 os.read = first
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -558,7 +452,7 @@ def test_imports_nothing_once_it_reads(place: Place, kind: str, fail: bool) -> N
     names = [b"a", b"\xff\x1b", "é".encode(), b"n" * 200]
     end = [file(b"\xff\x1b/..\n/..")] if fail else []
     data = COMPRESS[kind](archive(*(file(name) for name in names), *end))
-    program: list[str | Path] = [sys.executable, "-I", "-S", "-c", FREEZE, PROGRAM, place.dest, *_extra_paths()]
+    program = [FREEZE if word.startswith("import ") else word for word in invocation.command(str(place.dest))]
     environment = {**os.environ, "LC_ALL": "en_US.ISO-8859-1"}
     done = subprocess.run(program, input=data, capture_output=True, env=environment, check=False)
     if fail:
@@ -730,37 +624,6 @@ def test_archives_of_gnu_tar(place: Place, tmp_path: Path, options: list[str]) -
 # --- Any archive at all -------------------------------------------------------------------------
 
 
-class _Quick:
-    """Unpack in this process, for speed.  Gives what is said, or None."""
-
-    def __init__(self, top: Path, data: bytes) -> None:
-        self._dest = Path(tempfile.mkdtemp(dir=top))
-        self._data = data
-
-    def __enter__(self) -> str | None:
-        stream = os.memfd_create("archive")
-        try:
-            os.write(stream, self._data)
-            os.lseek(stream, 0, os.SEEK_SET)
-            limits = unpack.Limits(bytes=2**20, entries=100, depth=16)
-            unpack.unpack(stream, str(self._dest), limits, unpack.Codecs())
-        except unpack.UnpackError as error:
-            return str(error)
-        finally:
-            os.close(stream)
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self._dest.chmod(0o700)
-        for folder, folders, _files in os.walk(self._dest):
-            for path in (Path(folder, name) for name in folders):
-                if not path.is_symlink():
-                    path.chmod(0o700)
-        shutil.rmtree(self._dest)
-
-
-_quick = _Quick
-
 PARTS = st.sampled_from([b"a", b"b", b"c", b".", b"..", b"", b"outside", b"secret", b"inner"])
 SAFE_PARTS = st.sampled_from([b"a", b"b", b"c", b".", b"", b"secret", b"inner"])
 
@@ -810,7 +673,7 @@ examples = settings(max_examples=300, deadline=None, suppress_health_check=[Heal
 def test_no_archive_touches_anything_outside(shared: Place, data: st.DataObject) -> None:
     members = data.draw(st.lists(_members(os.fsencode(shared.outside)), max_size=12))
     before = shared.around()
-    with _quick(shared.dest, archive(*members)):
+    with Quick(shared.dest, archive(*members)):
         assert shared.around() == before
         # Nor beside this DEST, in the directory it was made in.
         assert len(os.listdir(shared.dest)) == 1
@@ -837,7 +700,7 @@ def test_no_damage_makes_it_fall_over(
                 head[148:156] = b" " * 8
                 raw[start + 148 : start + 156] = b"%06o\0 " % sum(head)
     before = shared.around()
-    with _quick(shared.dest, bytes(raw)):
+    with Quick(shared.dest, bytes(raw)):
         assert shared.around() == before
 
 
@@ -845,28 +708,28 @@ def test_no_damage_makes_it_fall_over(
 @given(st.dictionaries(st.binary(min_size=1, max_size=20), st.binary(max_size=20), max_size=5))
 def test_pax_records_are_read_as_written(pax: dict[bytes, bytes]) -> None:
     pax = {key: pax[key] for key in pax if b"=" not in key and not key.startswith(b"GNU.")}
-    assert unpack.pax_records(archives.records(pax)) == pax
+    assert pax_records(archives.records(pax)) == pax
 
 
 @examples
 @given(st.binary(max_size=60))
 def test_pax_parser_takes_anything(data: bytes) -> None:
-    with contextlib.suppress(unpack.UnpackError):
-        unpack.pax_records(data)
+    with contextlib.suppress(UnpackError):
+        pax_records(data)
 
 
 @examples
 @given(st.integers(-(2**50), 2**50))
 def test_numbers_are_read_as_written(value: int) -> None:
-    assert unpack.header_number(archives.number(value, 12)) == value
+    assert header_number(archives.number(value, 12)) == value
     if value >= 0:
-        assert unpack.header_number(b"%o" % value) == value
+        assert header_number(b"%o" % value) == value
 
 
 @examples
 @given(st.binary(max_size=300))
 def test_names_are_shown_on_one_line(name: bytes) -> None:
-    shown = unpack.shown(name)
-    assert shown
-    assert shown.isprintable()
-    shown.encode()
+    text = shown(name)
+    assert text
+    assert text.isprintable()
+    text.encode()

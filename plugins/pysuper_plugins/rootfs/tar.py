@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import sys
-import sysconfig
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,6 +22,7 @@ from pysuper.drivers import Context, Phase, PlanBuilder, RootfsDriver, Trace
 from pysuper.errors import DriverError, one_line
 from pysuper.spec import BindMount, ContainerSpec, DriverChoice, Limits
 from pysuper.steps import Overlay
+from pysuper.unpack import invocation
 
 _IMAGES = Cache("images")
 #: Where the archive is unpacked to, in the container that does it; a path that the host's view has.
@@ -70,21 +69,16 @@ class TarRootfs(RootfsDriver):
         yield
 
     async def _unpack(self, context: Context, file: BufferedReader, destination: Path) -> None:
-        import pysuper.unpack
-
         assert context.sandbox is not None
-        packages = sysconfig.get_path("purelib")
-        program = pysuper.unpack.__file__
-        # The interpreter may lie where the host's view is empty, such as below /root.
-        needed = {sys.base_prefix, sys.base_exec_prefix, packages, os.path.dirname(program)}
         spec = ContainerSpec(
             name="unpack",
-            command=(os.path.realpath(sys.executable), "-I", "-S", program, _DESTINATION, packages),
+            command=invocation.command(_DESTINATION),
             rootfs=DriverChoice("host"),
             cgroup=context.spec.cgroup,
             limits=Limits(),
             mounts=(
-                *(BindMount(source=path, target=path, read_only=True) for path in sorted(needed)),
+                # The interpreter may lie where the host's view is empty, such as below /root.
+                *(BindMount(source=path, target=path, read_only=True) for path in invocation.directories()),
                 BindMount(source=str(destination), target=_DESTINATION),
             ),
             capabilities=_CAPABILITIES,
