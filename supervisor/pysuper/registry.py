@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn
+from cattrs.v import format_exception
 from stevedore.driver import DriverManager
 from stevedore.extension import ExtensionManager
 
@@ -160,7 +161,7 @@ def create(group: str, choice: DriverChoice, interface: type[D]) -> D:
         # Most drivers have no options, and a converter takes longer to make than a container.
         options = _converter(cls.Options).structure(given, cls.Options) if given else cls.Options()
     except Exception as error:
-        problems = "; ".join(cattrs.transform_error(error, path="options"))
+        problems = "; ".join(cattrs.transform_error(error, path="options", format_exception=_worded))
         raise DriverError(
             f"{plugin.title}: {problems}", remedy=f"see pysuper plugins show {plugin.kind}/{plugin.name}"
         ) from error
@@ -180,6 +181,11 @@ def _detect(plugin: Registration) -> Detection:
             return detection
         _working.add(plugin)
     return Detection(True)
+
+
+def _worded(error: BaseException, type: type | None) -> str:  # noqa: A002 - cattrs calls it so
+    """What is wrong with an option; its own converter says so itself."""
+    return str(error) if type is None and isinstance(error, ValueError) else format_exception(error, type)
 
 
 @functools.cache

@@ -99,9 +99,9 @@ class Place:
         assert set(report) == {"entries", "bytes", "skipped_devices"}
         return dict(report)
 
-    def fails(self, data: bytes, *options: str, **more: Any) -> str:
+    def fails(self, data: bytes, *options: str, code: int = 1, **more: Any) -> str:
         done = self.run(data, *options, **more)
-        assert done.returncode == 1, done.stdout
+        assert done.returncode == code, done
         assert done.stdout == ""
         assert done.stderr.startswith("unpack: ")
         return done.stderr

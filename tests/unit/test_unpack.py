@@ -30,7 +30,7 @@ from archives import archive, device, directory, file, hard_link, member, symlin
 from hypothesis import HealthCheck, given, settings, strategies as st
 from places import Place, Quick, snapshot
 
-from pysuper.unpack import invocation
+from pysuper.unpack import invocation, reader
 from pysuper.unpack.errors import UnpackError, shown
 from pysuper.unpack.headers import header_number, pax_records
 from pysuper.unpack.stream import Stream
@@ -65,7 +65,7 @@ def test_hostile_archive_touches_nothing_outside(place: Place, case: archives.Ho
     if case.says is None:
         place.unpacks(data, *case.options)
     else:
-        assert re.search(case.says, place.fails(data, *case.options))
+        assert re.search(case.says, place.fails(data, *case.options, code=case.code))
 
 
 def test_absolute_names_are_relative_to_dest(place: Place) -> None:
@@ -428,6 +428,21 @@ def test_errors_of_the_system_name_the_member(place: Place) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )
     assert said == "unpack: big: File too large\n"
+
+
+def test_too_little_memory_is_said(place: Place) -> None:
+    data = lzma.compress(archive(file(b"a")), preset=9)  # which takes 65 MiB
+    limit = 32 * 2**20
+    said = place.fails(data, code=3, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)))
+    assert said == "unpack: to unpack the archive takes more memory than there is\n"
+
+
+def test_extension_headers_are_bounded_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_HEADERS", 1000)
+    with Quick(tmp_path, archive(*(member(b"%d" % i, b"0", pax={b"comment": b"x" * 200}) for i in range(4)))) as said:
+        assert said is None
+    with Quick(tmp_path, archive(*(member(b"%d" % i, b"0", pax={b"comment": b"x" * 200}) for i in range(5)))) as said:
+        assert said == "the archive has more than 1000 bytes of extension headers"
 
 
 FREEZE = """

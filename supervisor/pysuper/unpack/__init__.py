@@ -22,9 +22,9 @@ The formats read are v7, ustar, pax and GNU's, with sparse files of all of GNU's
 or compressed with gzip, bzip2, xz or zstd.  Not done: OCI layers (a whiteout ``.wh.NAME`` is
 unpacked as the plain file it is), device nodes (skipped and counted: a container gets a /dev of
 its own), extended attributes other than ``security.capability`` and ``user.*``, multi-volume and
-incremental archives.  Space is limited here, time is not: that is for the caller to do.
+incremental archives.  Space is limited here; time and memory are for the caller to limit.
 
 Success is one line of JSON on stdout and exit 0: ``entries`` counts the members unpacked,
-``bytes`` the apparent size of the files.  Anything else is one line on stderr and exit 1, and
-leaves DEST half filled: it is the caller's to throw away.
+``bytes`` the apparent size of the files.  Anything else is one line on stderr, and exit 3 if the
+archive exceeds a limit, 1 otherwise; it leaves DEST half filled, which is the caller's to throw away.
 """

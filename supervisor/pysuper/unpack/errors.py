@@ -8,6 +8,14 @@ SHOWN_NAME = 240
 class UnpackError(Exception):
     """What is wrong, in words for the user: a line that may be shown as it stands."""
 
+    exit_code = 1
+
+
+class LimitExceeded(UnpackError):
+    """The archive is larger, in one way or another, than it may be; nothing else need be wrong with it."""
+
+    exit_code = 3  # argparse has 2
+
 
 class MissingError(UnpackError):
     """A directory or file that has to be there already is not."""

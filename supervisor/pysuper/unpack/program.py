@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import pysuper.unpack
-from pysuper.unpack.errors import UnpackError
+from pysuper.unpack.errors import LimitExceeded, UnpackError
 from pysuper.unpack.stream import Codecs
 from pysuper.unpack.unpacker import Limits, unpack
 
@@ -26,10 +26,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         report = unpack(0, options.dest, limits, Codecs())
     except UnpackError as error:
-        print(f"unpack: {error}", file=sys.stderr)
-        return 1
+        return _failed(error)
     except MemoryError:
-        print("unpack: the archive needs more memory than there is", file=sys.stderr)
-        return 1
+        return _failed(LimitExceeded("to unpack the archive takes more memory than there is"))
     print(json.dumps(report))
     return 0
+
+
+def _failed(error: UnpackError) -> int:
+    print(f"unpack: {error}", file=sys.stderr)
+    return error.exit_code

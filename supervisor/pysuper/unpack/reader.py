@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pysuper.unpack.errors import Naming, UnpackError, shown
+from pysuper.unpack.errors import LimitExceeded, Naming, UnpackError, shown
 from pysuper.unpack.headers import (
     BLOCK,
     LONG_LINK,
@@ -30,6 +30,7 @@ from pysuper.unpack.stream import CHUNK, Stream
 # Go's archive/tar has the same limit for headers that are read into memory whole.
 MAX_EXTENSION = 1024 * 1024
 MAX_EXTENSIONS = 16  # extension headers before one member
+MAX_HEADERS = 1024 * 1024 * 1024  # bytes of all extension headers, which are no files
 MAX_TRAILER = 64 * 1024 * 1024  # what may follow the end-of-archive blocks
 MAX_SECONDS = 1 << 40  # a time stamp beyond it is nonsense, and overflows time_t's arithmetic
 
@@ -44,6 +45,7 @@ class TarReader:
         self._stream = stream
         self._left = 0  # bytes of the current member's data not read yet
         self._padding = 0  # and of what fills its last block
+        self._headers = 0  # bytes of extension headers so far
         self._common: dict[bytes, bytes] = {}  # from global pax headers
 
     def next(self) -> Member | None:
@@ -106,6 +108,9 @@ class TarReader:
     def _extension(self, size: int) -> bytes:
         if size > MAX_EXTENSION:
             raise UnpackError(f"an extension header of {size} bytes is longer than {MAX_EXTENSION}")
+        self._headers += max(size, 0)
+        if self._headers > MAX_HEADERS:
+            raise LimitExceeded(f"the archive has more than {MAX_HEADERS} bytes of extension headers")
         with Naming(b"an extension header"):
             self._announce(size)
             data = self._exactly(size)

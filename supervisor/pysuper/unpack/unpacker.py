@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pysuper.unpack.errors import MissingError, Naming, UnpackError, shown
+from pysuper.unpack.errors import LimitExceeded, MissingError, Naming, UnpackError, shown
 from pysuper.unpack.headers import DEVICES, DIRECTORY, FIFO, HARD_LINK, REGULAR, SPARSE, SYMLINK, Member, Metadata
 from pysuper.unpack.reader import TarReader
 from pysuper.unpack.stream import Codecs, Stream
@@ -27,10 +27,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What stops a bomb."""
+    """
+    What stops a bomb.
 
-    bytes: int = 32 * 1024**3
-    entries: int = 4_000_000
+    Attributes:
+        bytes: That are written in all: of files with their holes, of extended attributes and of symlinks.
+        entries: Members, and directories that are made on the way to them.
+        depth: Directories in each other.
+    """
+
+    bytes: int = 16 * 1024**3
+    entries: int = 1_000_000
     depth: int = 256
 
 
@@ -62,6 +69,7 @@ class Unpacker:
         self._limits = limits
         self._tree = Tree(root, limits.depth, self._made)
         self._inodes = 0
+        self._written = 0
         self._remembered = 0
         self._single = has_single_id()
         # Directories get their metadata when all is in them: a time stamp would not last, and
@@ -111,6 +119,7 @@ class Unpacker:
             raise UnpackError("the root can only be a directory")
         if member.kind not in DEVICES and member.kind != HARD_LINK:
             self._check_owner(member.metadata)
+        self._spend(len(member.link) + sum(map(len, member.xattrs.values())))
         put(parts, member)
         self.members += 1
 
@@ -122,12 +131,18 @@ class Unpacker:
     def _count(self) -> None:
         self._inodes += 1
         if self._inodes > self._limits.entries:
-            raise UnpackError(f"the archive has more than {self._limits.entries} entries")
+            raise LimitExceeded(f"the archive has more than {self._limits.entries} entries")
+
+    def _spend(self, count: int) -> None:
+        """Count bytes before they are written."""
+        self._written += count
+        if self._written > self._limits.bytes:
+            raise LimitExceeded(f"the archive unpacks to more than {self._limits.bytes} bytes")
 
     def _remember(self, path: bytes) -> None:
         self._remembered += len(path) + 300  # about what the objects around it take
         if self._remembered > MAX_REMEMBERED:
-            raise UnpackError("the archive has too many directories or devices")
+            raise LimitExceeded("the archive has too many directories or devices to remember them all")
 
     def _made(self, path: bytes) -> None:
         """Note a directory that the archive does not name, or not yet."""
@@ -180,9 +195,8 @@ class Unpacker:
             os.setxattr(self._tree.enter(parts, create=False), key, value)
 
     def _file(self, parts: list[bytes], member: Member) -> None:
+        self._spend(member.size)
         self.bytes += member.size
-        if self.bytes > self._limits.bytes:
-            raise UnpackError(f"the archive unpacks to more than {self._limits.bytes} bytes")
         parent, name = self._tree.enter(parts[:-1], create=True), parts[-1]
         descriptor = self._create(parent, name, lambda: os.open(name, CREATE_FILE, 0o600, dir_fd=parent))
         try:
