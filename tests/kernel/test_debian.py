@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,19 @@ def test_the_distribution_is_what_it_is(debian: Path) -> None:
     assert version.startswith("12")
     assert int(packages) > 60
     assert modes == ["4755 root", "1777 root", "640 root"]
+
+
+def test_all_of_it_is_unpacked_as_tar_would(debian: Path) -> None:
+    """Its content, modes, owners, symlinks (absolute ones too) and hard links; it has no device nodes."""
+    assert run(debian, "true").returncode == 0
+    with debian.open("rb") as file:
+        image = f"/var/cache/pysuper/images/{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    with tarfile.open(debian) as archive:
+        links = [member.linkname for member in archive if member.issym() or member.islnk()]
+    assert any(link.startswith("/") for link in links)
+    compare = ["tar", "--compare", "--numeric-owner", "--file", debian, "--directory", image]
+    done = subprocess.run(compare, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_packages_can_be_changed_and_the_next_run_does_not_see_it(debian: Path) -> None:
