@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 import trio
@@ -122,14 +122,19 @@ class Process:
                 self.opened[what] = self._only(descriptors)
             case {"forked": int(pid)}:
                 await self._follow(pid, self._only(descriptors))
-            case {"done": int(index), "after": float(after), "seconds": float(seconds)}:
+            case {"done": int(index), "after": float(after), "seconds": float(seconds)} if self._has_step(index):
                 step = self._plan.steps[index].describe()
                 self._tracer.done("step", step, self._began + after, seconds, index=index)
-            case {"failed": failed}:
+            case {"failed": {"step": step, "errno": number, "message": str()} as failed} if (
+                isinstance(step, str) or self._has_step(step)
+            ) and (number is None or _is_errno(number)):
                 raise self._failed(failed)
-            case _:
+            case _:  # also what no process of ours says: it is in the hands of somebody else
                 raise self._killed()
         return False
+
+    def _has_step(self, index: object) -> bool:
+        return isinstance(index, int) and 0 <= index < len(self._plan.steps)
 
     async def _follow(self, pid: int, pidfd: int) -> None:
         """Let a child take its place."""
@@ -233,7 +238,8 @@ class Process:
                 os.close(descriptor)
             if message is None:
                 return told
-            told = message.get("exited", told)
+            if _is_wait_status(status := message.get("exited")):
+                told = status
 
     def close(self) -> None:
         """Close what it has sent."""
@@ -266,6 +272,15 @@ async def _reap_group(leader: int) -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-leader, os.WNOHANG) == (0, 0):  # noqa: ASYNC222 - it does not block
             await trio.sleep(0.001)
+
+
+def _is_errno(number: object) -> bool:
+    return isinstance(number, int) and 0 <= number <= 4095  # MAX_ERRNO of linux/err.h
+
+
+def _is_wait_status(number: object) -> TypeGuard[int]:
+    """Whether it is the status of a process that has ended, waitpid(2)."""
+    return isinstance(number, int) and 0 <= number <= 0xFFFF and (os.WIFEXITED(number) or os.WIFSIGNALED(number))
 
 
 def _execution_error(failed: dict[str, object]) -> LaunchError | None:

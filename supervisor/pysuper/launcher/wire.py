@@ -72,7 +72,8 @@ def decode(packet: bytes) -> dict[str, Any] | None:
     if not packet:
         return None
     try:
-        message = json.loads(packet)
+        # Decoded here, since json would try other encodings on bytes, and import them.
+        message = json.loads(packet.decode())
     except (ValueError, RecursionError):
         message = None
     return message if isinstance(message, dict) else {}
