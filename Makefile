@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet $(addprefix --constraint=,$(wildcard r
 # The launcher and the tests start many interpreters: byte code pays, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup shell lint docs fixtures test clean
+.PHONY: setup shell lint docs fixtures test fuzz clean
 
 setup: $(VENV)/.setup
 
@@ -48,6 +48,12 @@ examples/debian.tar.gz:
 # Workers and an emulated machine share few cores: what is to happen within a bound is given three times as long.
 test: lint docs fixtures
 	PYSUPER_TEST_PATIENCE=$${PYSUPER_TEST_PATIENCE:-3} $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+# Each target of tests/fuzz for so long, or those of TARGETS; what is found is left in build/fuzz.
+SECONDS := 60
+fuzz: setup
+	$(PIP_INSTALL) --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py $(SECONDS) $(TARGETS)
 
 clean:
 	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
