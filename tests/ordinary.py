@@ -42,12 +42,15 @@ class Public:
     python: str
     home: Path
 
-    def run(self, *arguments: str, user: bool, timeout: float = 60, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, user: bool, stdin: str = "", timeout: float = 60, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         """
         Run the interpreter, with pysuper installed.
 
         Args:
             user: Whether the ordinary user runs it; otherwise it is root.
+            stdin: What it reads.
             more: Variables of its environment.
         """
         become = BECOME_USER if user else []
@@ -62,7 +65,7 @@ class Public:
             },
             capture_output=True,
             text=True,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             timeout=timeout,
             check=False,
         )
