@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 
+import attrs
 import pytest
 from attackcore import LANES, PRIVILEGED, Attack, Battle, Weak, battles, parametrized
+
+from ordinary import USER, Public
 
 #: Whoever has the user and the capabilities of a process may look into it, if it is dumpable; ptrace(2).
 DUMPABLE = """
@@ -81,3 +85,30 @@ def battle(request: pytest.FixtureRequest) -> Battle:
 @parametrized(ATTACKS)
 def test_it_succeeds_without_the_defence_and_fails_with_it(battle: Battle, attack: Attack) -> None:
     battle.check(attack)
+
+
+@pytest.mark.parametrize("command", ["program", "interpreter of a script"])
+def test_a_command_that_is_the_launcher_cannot_change_the_interpreter_of_a_user(public: Public, command: str) -> None:
+    """
+    CVE-2019-5736, of an ordinary user: the container's root is the user, who may own what executes the launcher.
+
+    It is being executed, so that nobody can write to it; its mode shows who could otherwise.
+    """
+    own = public.home / "python"
+    shutil.copy(public.python, own)
+    os.chown(own, USER, USER)
+    script = public.home / "script"
+    script.write_text("#!/proc/self/exe -IS\nimport os; os.chmod('/proc/self/exe', 0o700)\n")
+    script.chmod(0o755)
+    inside = ["/proc/self/exe", "-IS", "/script"] if command == "program" else ["/script"]
+    modes = {}
+    for defence in (False, True):
+        own.chmod(0o755)
+        code = "" if defence else "from pysuper.launcher import program; program._is_ours = lambda path: False\n"
+        code += "import sys; from pysuper.cli import main; sys.exit(main(sys.argv[1:]))"
+        done = attrs.evolve(public, python=str(own)).run(
+            "-c", code, "run", "-v", f"{script}:/script:ro", "--", *inside, user=True
+        )
+        assert done.returncode == 0, done.stderr
+        modes[defence] = own.stat().st_mode & 0o777
+    assert modes == {False: 0o700, True: 0o755}

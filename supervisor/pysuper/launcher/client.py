@@ -22,6 +22,7 @@ from pysuper import syscalls
 from pysuper.drivers import Launched, Launcher, Trace
 from pysuper.errors import LaunchError, describe_errno
 from pysuper.launcher import wire
+from pysuper.launcher.program import safe_program
 from pysuper.plan import Plan
 
 #: A launcher that dies this often in a row, without having launched anything, will not be of use.
@@ -174,13 +175,15 @@ def _spawn() -> tuple[int, trio.socket.SocketType]:
     with theirs:
         # Above those that a command may have, so that nothing has to make way for them.
         target = 10
+        # It finds its library by the name that it was started with, whatever is executed.
         arguments = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, _SOURCE_ROOT, str(target)]
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
         actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), target))
         try:
             # Its own session: a Ctrl-C at the terminal is for the supervisor. No environment: it would be inherited.
-            pid = os.posix_spawn(sys.executable, arguments, {}, file_actions=actions, setsid=True)
+            with safe_program() as (program, environment):
+                pid = os.posix_spawn(program, arguments, environment, file_actions=actions, setsid=True)
         finally:
             os.close(null)
     return pid, trio.socket.from_stdlib_socket(ours)
