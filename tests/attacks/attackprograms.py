@@ -295,6 +295,29 @@ def unmount_masks(_given):
     return "/proc/sys"
 
 
+# --- mounts that went astray ---
+
+
+def find_mounts_elsewhere(_given):
+    """What should have been mounted at a system directory is below /elsewhere."""
+    top = "/elsewhere/proc" if os.path.exists("/elsewhere/proc/self") else "/proc"
+    with open(f"{top}/self/mountinfo") as file:
+        points = [line.split()[4] for line in file]
+    found = [point for point in points if point.startswith("/elsewhere")]
+    if not found:
+        raise NotThere("/elsewhere")
+    return found
+
+
+def read_through_mask(_given):
+    """CVE-2025-31133: what masks a file is a file of the attacker's choice."""
+    with open("/proc/interrupts") as file:
+        text = file.read()
+    if "of the host" not in text:
+        raise NotThere(text[:20])
+    return text
+
+
 # --- joining processes ---
 
 

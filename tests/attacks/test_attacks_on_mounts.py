@@ -1,0 +1,136 @@
+"""
+Attacks on the set-up of mounts, by who has made the root file system or a volume, or changes it meanwhile.
+
+CVE-2021-30465, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: a target, or what masks a path, is a symbolic link.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from attackcore import LANES, Battle, Weak, battles
+
+from ordinary import USER
+from pysuper.testing.machine import wait_until
+
+#: Targets are resolved as any path is: symbolic links are followed, the absolute ones to where they lead on the host.
+FOLLOW_LINKS = """
+from pysuper import syscalls
+_openat2 = syscalls.openat2
+syscalls.openat2 = lambda at, path, flags, resolve: _openat2(at, path.lstrip("/") or ".", flags, 0)
+"""
+#: Two names, exchanged again and again; renameat2(2) with RENAME_EXCHANGE.
+SWAP = """
+import ctypes, sys
+one, other = (argument.encode() for argument in sys.argv[1:])
+renameat2 = ctypes.CDLL(None).renameat2
+while renameat2(-100, one, -100, other, 2) == 0:
+    pass
+"""
+
+
+@attrs.frozen
+class Ground:
+    """
+    Attributes:
+        tree: A root file system that the attacker has made.
+        outside: A directory of the host, of which no container should know.
+    """
+
+    battle: Battle
+    tree: Path
+    outside: Path
+
+    def attempt(self, program: str, *mounts: tuple[str, str], weak: bool, times: int = 1) -> list[tuple[bool, Any]]:
+        """What comes of an attack from inside of the tree, made some times."""
+        container = Weak(
+            fields={"rootfs": f"dir:{self.tree}"},
+            mounts=(("/usr", "/usr"), *((str(source), target) for source, target in mounts)),
+            launcher=FOLLOW_LINKS if weak else "",
+            change=("promise_nothing",) if weak else (),  # the receipts find most of it, too
+        )
+        return [told[program] for told in self.battle.run([container.job([program])] * times)]
+
+
+@pytest.fixture(params=LANES)
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
+    battle = battles([], request)
+    if request.param == "user":
+        tmp_path = request.getfixturevalue("public").home / tmp_path.name
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+    for name in ("proc", "sys", "dev", "usr", "tmp", "etc", "data", "elsewhere/proc", "elsewhere/sys", "elsewhere/dev"):
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    for name in ("bin", "lib", "lib64"):
+        (tree / name).symlink_to(f"usr/{name}")
+    outside.mkdir()
+    outside.chmod(0o777)  # what a launcher of root's makes, it makes as the container's root
+    if request.param == "user":
+        subprocess.run(["chown", "-Rh", f"{USER}:{USER}", tmp_path], check=True)
+    return Ground(battle, tree, outside)
+
+
+def link(path: Path, to: str) -> None:
+    """Put a link in the place of a directory."""
+    if path.exists():
+        path.rmdir()
+    path.symlink_to(to)
+
+
+@pytest.mark.parametrize("name", ["proc", "sys", "dev"])
+def test_a_system_directory_that_is_a_link_leads_no_mount_astray(ground: Ground, name: str) -> None:
+    link(ground.tree / name, f"elsewhere/{name}")
+    ((succeeded, said),) = ground.attempt("find_mounts_elsewhere", weak=True)
+    assert succeeded, said
+    ((succeeded, said),) = ground.attempt("find_mounts_elsewhere", weak=False)
+    assert not succeeded
+    assert f"/{name} is or leads through a symbolic link" in said
+
+
+@pytest.mark.parametrize("target", ["/link/inside", "/data/link/deep/inside"])
+def test_a_target_that_leads_through_a_link_makes_nothing_outside(ground: Ground, target: str) -> None:
+    Path(f"{ground.tree}{target.partition('/link')[0]}/link").symlink_to(ground.outside)
+    ((succeeded, said),) = ground.attempt("find_mounts_elsewhere", ("/usr/share", target), weak=False)
+    assert not succeeded
+    assert "symbolic link" in said
+    assert os.listdir(ground.outside) == []
+    ground.attempt("find_mounts_elsewhere", ("/usr/share", target), weak=True)
+    assert os.listdir(ground.outside) != []
+
+
+def test_what_masks_a_path_is_no_link_of_a_volume(ground: Ground) -> None:
+    """CVE-2025-31133: with /dev/null replaced, what was to be hidden shows a file of the host, or can be written to."""
+    secret = ground.outside / "secret"
+    secret.write_text("of the host")
+    secret.chmod(0o644)
+    volume = ground.tree / "data"
+    (volume / "null").symlink_to(secret)
+    ((succeeded, said),) = ground.attempt("read_through_mask", (volume, "/dev"), weak=True)
+    assert succeeded, said
+    ((succeeded, said),) = ground.attempt("read_through_mask", (volume, "/dev"), weak=False)
+    assert not succeeded
+    assert "/dev/null is or leads through a symbolic link" in said
+
+
+def test_a_target_that_is_swapped_meanwhile_makes_nothing_outside(ground: Ground) -> None:
+    """CVE-2021-30465: a directory whenever it is looked at, a link when something is mounted there."""
+    link(ground.tree / "link", str(ground.outside))
+    swap = [sys.executable, "-c", SWAP, str(ground.tree / "data"), str(ground.tree / "link")]
+    swapper = subprocess.Popen(swap)
+    try:
+        assert wait_until((ground.tree / "data").is_symlink)
+        target = ("/usr/share", "/data/inside")
+        told = ground.attempt("find_mounts_elsewhere", target, weak=False, times=12)
+        assert not any(succeeded for succeeded, _ in told)
+        assert os.listdir(ground.outside) == []
+        ground.attempt("find_mounts_elsewhere", target, weak=True, times=6)
+        assert os.listdir(ground.outside) == ["inside"]
+    finally:
+        swapper.kill()
+        swapper.wait()
