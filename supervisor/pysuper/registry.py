@@ -28,6 +28,7 @@ from pysuper.errors import DriverError, PysuperError
 from pysuper.guard import guarded
 from pysuper.shorthand import did_you_mean
 from pysuper.spec import DriverChoice
+from pysuper.units import shown
 
 __all__ = ["Entry", "available", "create", "detect_cgroup", "examine", "find", "forget", "load", "title"]
 
@@ -66,12 +67,12 @@ def find(group: str, name: str, distribution: str | None = None) -> Registration
     kind = group.removeprefix("pysuper.")
     if not matching:
         remedy = did_you_mean(name, {plugin.name for plugin in everything})
-        raise DriverError(f"there is no {noun(kind)} {name!r}", remedy=remedy)
+        raise DriverError(f"there is no {noun(kind)} {shown(name)}", remedy=remedy)
     if distribution is not None:
         chosen = [plugin for plugin in matching if plugin.owner == distribution]
         if not chosen:
             owners = did_you_mean(distribution, {plugin.owner for plugin in matching})
-            raise DriverError(f"{distribution} has no {noun(kind)} {name!r}", remedy=owners)
+            raise DriverError(f"{distribution} has no {noun(kind)} {shown(name)}", remedy=owners)
         matching = chosen
     if len(matching) > 1:
         owners = " and ".join(sorted(plugin.origin for plugin in matching))

@@ -52,6 +52,8 @@ _MAX_HOSTNAME = 64
 _ID_MAX = 2**32 - 2
 #: Characters of the value of a kernel parameter; the kernel takes a page less one, proc_sys_call_handler().
 MAX_SYSCTL = 4095
+#: PATH_MAX of limits.h without its NUL, which counts bytes: the kernel may still refuse what is shorter.
+_MAX_PATH = 4095
 _IO_KEYS = ("rbps", "wbps", "riops", "wiops")
 
 #: The path of an attribute of the spec, such as `("limits", "pids_max")`, and what is wrong with it.
@@ -260,6 +262,8 @@ def _mount_problems(mounts: tuple[BindMount | TmpfsMount, ...]) -> Iterator[Prob
 
 def _path_problem(path: str) -> str | None:
     """What is wrong with a path in the container."""
+    if len(path) > _MAX_PATH:
+        return f"{shown(path)} has {len(path)} characters; {_MAX_PATH} is the most"
     if "\0" in path:
         return f"{shown(path)} contains a NUL character"
     if not path.startswith("/"):
