@@ -25,7 +25,7 @@ import pytest
 from machine import PATIENCE
 from ordinary import Public
 
-__all__ = ["LANES", "PRIVILEGED", "Attack", "Battle", "Weak", "parametrized"]
+__all__ = ["HERE", "LANES", "PRIVILEGED", "Attack", "Battle", "Weak", "parametrized"]
 
 HERE = Path(__file__).parent
 LANES = ("root", "user")
@@ -101,7 +101,7 @@ class Battle:
 
     def __init__(self, attacks: Iterable[Attack], lane: str, public: Public | None) -> None:
         self._lane = lane
-        self._public = public
+        self.public = public
         self._outcomes: dict[tuple[str, bool], tuple[bool | None, Any]] | None = None
         self._attacks = list(attacks)
 
@@ -130,8 +130,8 @@ class Battle:
         asked = json.dumps({"jobs": jobs, "programs": (HERE / "attackprograms.py").read_text()})
         code = (HERE / "attackrunner.py").read_text()
         secret = {"PYSUPER_TEST_SECRET": secrets.token_hex(16)}
-        if self._public is not None:
-            done = self._public.run("-c", code, user=True, stdin=asked, timeout=60 * PATIENCE, **secret)
+        if self.public is not None:
+            done = self.public.run("-c", code, user=True, stdin=asked, timeout=60 * PATIENCE, **secret)
         else:
             done = subprocess.run(
                 [sys.executable, "-c", code],
@@ -164,10 +164,12 @@ def parametrized(attacks: Iterable[Attack]) -> pytest.MarkDecorator:
 
 
 def battles(attacks: Iterable[Attack], request: pytest.FixtureRequest) -> Battle:
-    """For a fixture that is parametrized with LANES."""
+    """For a fixture that is parametrized with LANES; of the attacks, those are made that were selected."""
     if os.geteuid() != 0:
         pytest.skip("needs root, which can also be an ordinary user")
     if not os.path.exists(PYTHON):
         pytest.skip(f"there is no {PYTHON}, which containers see too")
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    selected = [item.callspec.params.get("attack") for item in items if hasattr(item, "callspec")]
     public = request.getfixturevalue("public") if request.param == "user" else None
-    return Battle(attacks, request.param, public)
+    return Battle([attack for attack in attacks if attack in selected], request.param, public)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from attackcore import LANES, PRIVILEGED, Attack, Battle, Weak, battles, parametrized
+from attackcore import HERE, LANES, PRIVILEGED, Attack, Battle, Weak, battles, parametrized
 
 from machine import cgroup_driver
 
@@ -132,6 +134,12 @@ OTHERS = [
 
 WAYS_OUT = [
     Attack(
+        program="chroot_twice",
+        weak={},  # see below
+        strong=Weak(grant={"cap_add": ["SYS_CHROOT"]}),
+        why="pivot_root: above the root there is nothing",
+    ),
+    Attack(
         program="unmount_root",
         weak={
             "root": Weak(
@@ -156,3 +164,14 @@ def battle(request: pytest.FixtureRequest) -> Battle:
 @parametrized(ATTACKS)
 def test_it_succeeds_without_the_defence_and_fails_with_it(battle: Battle, attack: Attack) -> None:
     battle.check(attack)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_who_is_only_in_a_chroot_gets_out_of_it(tmp_path: Path) -> None:
+    """The other direction of `chroot_twice`: no driver of pysuper's gives SYS_CHROOT to who is only in a chroot."""
+    (tmp_path / "tmp").mkdir()
+    root = os.stat("/")
+    enter = f"import os, sys; sys.path.insert(0, {str(HERE)!r}); import attackprograms; os.chroot({str(tmp_path)!r})"
+    attack = f"print(attackprograms.attempt('chroot_twice', {{'root': [{root.st_dev}, {root.st_ino}]}})[0])"
+    command = [sys.executable, "-c", f"{enter}; os.chdir('/'); {attack}"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
