@@ -163,7 +163,12 @@ def container_parser(prog: str, description: str) -> Parser:
         type=_by("shorthand.parse_namespace"),
         help="let this driver make a namespace",
     )
-    add("--userns", metavar="host|own", choices=("host", "own"), help="host: root inside is root of this machine")
+    add(
+        "--userns",
+        metavar="own|range|one|host",
+        choices=("own", "range", "one", "host"),
+        help="range: 65,536 ids or nothing; one: the caller's only; host: root inside is root of this machine",
+    )
     add("-h", "--hostname", metavar="NAME", help="host name (default: the container's name)")
 
     add = parser.add_argument_group("privileges").add_argument

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from pysuper.privileges import changed_capabilities
+from pysuper.privileges import USERNS, changed_capabilities
 from pysuper.shorthand import (
     SECURITY_OPTION,
     absolute_rootfs,
@@ -211,8 +211,8 @@ _capabilities = strings_of(_text(_capability))
 
 
 def _userns(value: Any) -> str:
-    if value not in ("host", "own"):
-        raise ValueError(f"{shown(value)} is not host or own")
+    if value not in USERNS:
+        raise ValueError(f"{shown(value)} is not host, own, range or one")
     return str(value)
 
 
@@ -471,7 +471,10 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
         "ulimits": Key(_rlimits, "Limits of each process: a table, or a list of NAME=SOFT[:HARD].", "rlimits"),
         "user": Key(_user, "USER[:GROUP], names or ids that the container knows."),
         "userns": Key(
-            Parser(_userns, enum("host", "own")), "host: root inside is root of this machine.", "share", default="own"
+            Parser(_userns, enum(*USERNS)),
+            "range: 65,536 ids or nothing; one: the caller's only; host: root inside is root of this machine.",
+            "share",
+            default="own",
         ),
         "volumes": Key(
             list_of(volume.then(lambda mount: absolute_source(mount, directory)), "a list of volumes"),

@@ -18,6 +18,7 @@ from pysuper import receipts, steps
 from pysuper.phase import Phase
 from pysuper.spec import NAMESPACES, ContainerSpec
 from pysuper.steps import Step
+from pysuper.subids import NoSubIds, SubIds
 
 __all__ = ["Command", "Context", "IdMap", "Line", "Moment", "NamespaceHolder", "Phase", "Plan", "PlanBuilder"]
 
@@ -30,11 +31,13 @@ class IdMap:
     Attributes:
         uids, gids: The lines.
         privileged: Made by host root, which enters it late; otherwise the container is born in it.
+        helped: Its driver has them written by newuidmap(1), while the process waits; otherwise pysuper writes them.
     """
 
     uids: tuple[tuple[int, int, int], ...]
     gids: tuple[tuple[int, int, int], ...]
     privileged: bool
+    helped: bool = False
 
 
 class Sandbox(Protocol):
@@ -53,6 +56,7 @@ class Context:
         spec: What the user asked for.
         privileged: Whether the supervisor is root with CAP_SYS_ADMIN.
         uid_base: The first of 65,536 host ids that no other container of this machine has, if privileged.
+        subids: Ids beside his one that an ordinary user has for it, or why he has none; None if privileged.
         sandbox: Runs a command of a driver's in a container of its own; None while only a plan is made.
     """
 
@@ -60,6 +64,7 @@ class Context:
     spec: ContainerSpec
     privileged: bool
     uid_base: int
+    subids: SubIds | NoSubIds | None = None
     sandbox: Sandbox | None = None
 
 
@@ -221,7 +226,7 @@ def _describe_ids(ids: IdMap) -> str:
 
 def _id_map_from_wire(message: dict[str, Any]) -> IdMap:
     lines = {key: tuple(tuple(line) for line in message[key]) for key in ("uids", "gids")}
-    return IdMap(**lines, privileged=message["privileged"])
+    return IdMap(**lines, privileged=message["privileged"], helped=message["helped"])
 
 
 class PlanBuilder:

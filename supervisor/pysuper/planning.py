@@ -19,6 +19,7 @@ from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.seccomp.bpf import compile_profile
 from pysuper.seccomp.choice import choose
 from pysuper.spec import NAMESPACES, UNCONFINED, BindMount, ContainerSpec, DriverChoice
+from pysuper.subids import SubIdRanges
 from pysuper.validation import sysctl_namespace, validate
 
 __all__ = [
@@ -239,9 +240,16 @@ def terminal_environment() -> dict[str, str]:
 def make_plan(spec: ContainerSpec) -> Plan:
     """The plan of a container, without starting it; ids and names are examples. Changes nothing."""
     validate(spec)
-    ranges = IdRanges()
+    ranges, slices, privileged = IdRanges(), SubIdRanges(), is_privileged()
     try:
-        context = Context(id=new_id(spec), spec=spec, privileged=is_privileged(), uid_base=ranges.allocate())
+        context = Context(
+            id=new_id(spec),
+            spec=spec,
+            privileged=privileged,
+            uid_base=ranges.allocate(),
+            subids=None if privileged else slices.allocate(spec.name),
+        )
         return build_plan(context, choose_drivers(spec))
     finally:
         ranges.close()
+        slices.close()

@@ -13,12 +13,17 @@ import attrs
 
 from pysuper.capabilities import DEFAULT, NAMES
 from pysuper.shorthand import did_you_mean
-from pysuper.spec import UNCONFINED, ContainerSpec, Device
+from pysuper.spec import UNCONFINED, ContainerSpec, Device, DriverChoice
 
-__all__ = ["PRIVILEGED", "SecurityOption", "changed_capabilities", "grant"]
+__all__ = ["IDS", "PRIVILEGED", "USERNS", "SecurityOption", "changed_capabilities", "grant"]
 
 #: An option of `--security-opt`: the attribute of the spec, and a value for it.
 SecurityOption = tuple[str, Any]
+
+#: How many ids there can be in a user namespace, as the driver `user` calls it.
+IDS = ("range", "one")
+#: What `--userns` can be.
+USERNS = ("host", "own", *IDS)
 
 #: What `--privileged` stands for, beside all capabilities and the host's user namespace.
 PRIVILEGED: tuple[SecurityOption, ...] = (
@@ -44,7 +49,8 @@ def grant(
     The spec, with more privileges or less.
 
     Args:
-        userns: `host` shares the user namespace of this machine, `own` does not.
+        userns: `host` shares the user namespace of this machine, `own` does not; nor do `range` and `one`, which say
+            how many ids there are in it.
         privileged: Everything at once.
 
     Raises:
@@ -57,6 +63,10 @@ def grant(
     given = {device.target: device for device in (*spec.devices, *devices)}
     if privileged:
         given.setdefault("/dev", Device(source="/dev", target="/dev"))
+    namespaces = spec.namespaces
+    if userns in IDS:
+        user = namespaces.get("user", DriverChoice("user"))
+        namespaces = {**namespaces, "user": attrs.evolve(user, options={**user.options, "ids": userns})}
     return attrs.evolve(
         spec,
         capabilities=changed_capabilities(
@@ -64,7 +74,8 @@ def grant(
         ),
         devices=tuple(given.values()),
         sysctls={**spec.sysctls, **(sysctls or {})},
-        share=spec.share | {"user"} if host else spec.share - {"user"} if userns == "own" else spec.share,
+        namespaces=namespaces,
+        share=spec.share | {"user"} if host else spec.share - {"user"} if userns else spec.share,
         unmask=tuple(unmask),
         **settings,
     )

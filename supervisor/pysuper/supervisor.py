@@ -33,6 +33,7 @@ from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
 from pysuper.process import standard_files
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec, DriverChoice
+from pysuper.subids import SubIdRanges, SubIdsRefused
 from pysuper.tracing import Traced, Tracer
 from pysuper.validation import validate
 
@@ -46,13 +47,20 @@ class Supervisor:
     """Starts containers; made by `open_supervisor`."""
 
     def __init__(
-        self, launcher: Launcher, hooks: Hooks, nursery: trio.Nursery, watchers: trio.Nursery, ranges: IdRanges
+        self,
+        launcher: Launcher,
+        hooks: Hooks,
+        nursery: trio.Nursery,
+        watchers: trio.Nursery,
+        ranges: IdRanges,
+        slices: SubIdRanges,
     ) -> None:
         self._launcher = launcher
         self._hooks = hooks
         self._nursery = nursery
         self._watchers = watchers
         self._ranges = ranges
+        self._slices = slices
         self._privileged = is_privileged()
 
     async def start(
@@ -120,27 +128,47 @@ class Supervisor:
         """The task of one container."""
         run_id = new_id(spec)
         base = self._ranges.allocate()
+        subids = None if self._privileged else self._slices.allocate(spec.name)
         try:
             await subject.begin(run_id, spec)
-            with tracer.span("planning", "choose the drivers"):
-                drivers = choose_drivers(spec)
             context = Context(
                 id=run_id,
                 spec=spec,
                 privileged=self._privileged,
                 uid_base=base,
+                subids=subids,
                 sandbox=self._sandbox,
             )
-            with tracer.span("planning", "make the plan"):
-                plan = attrs.evolve(build_plan(context, drivers), trace=tracer.wanted)
-            await live(context, drivers, plan, self._launcher, files, self._watchers, subject, tracer, task_status)
+            try:
+                await self._live_with(context, files, subject, tracer, task_status)
+            except SubIdsRefused as reason:
+                self._slices.refuse(reason)
+                context = attrs.evolve(context, subids=reason)
+                await self._live_with(context, files, subject, tracer, task_status)
         except PysuperError as error:
             subject.exited(ExitRecord.start_failed(spec, error))
             raise
         finally:
             self._ranges.release(base)
+            if subids is not None:
+                self._slices.release(subids)
             # If it has not been told already; so this is a start that was cancelled.
             subject.exited(ExitRecord(name=spec.name, argv=spec.command, reason="stopped"))
+
+    async def _live_with(
+        self,
+        context: Context,
+        files: Mapping[int, int],
+        subject: Subject,
+        tracer: Tracer,
+        task_status: trio.TaskStatus[Container],
+    ) -> None:
+        """From its drivers to its end."""
+        with tracer.span("planning", "choose the drivers"):
+            drivers = choose_drivers(context.spec)
+        with tracer.span("planning", "make the plan"):
+            plan = attrs.evolve(build_plan(context, drivers), trace=tracer.wanted)
+        await live(context, drivers, plan, self._launcher, files, self._watchers, subject, tracer, task_status)
 
     async def _sandbox(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]:
         """See `plan.Sandbox`."""
@@ -169,7 +197,7 @@ async def open_supervisor(
     Raises:
         DriverError: A hook cannot be had.
     """
-    ranges = IdRanges()
+    ranges, slices = IdRanges(), SubIdRanges()
     launcher: Launcher = registry.load("pysuper.launcher", "python")()
     told = Hooks(hooks, warn)
     try:
@@ -181,7 +209,7 @@ async def open_supervisor(
             trio.open_nursery() as containers,
         ):
             try:
-                yield Supervisor(launcher, told, containers, watchers, ranges)
+                yield Supervisor(launcher, told, containers, watchers, ranges, slices)
             finally:
                 containers.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -191,6 +219,7 @@ async def open_supervisor(
         raise error from error.__cause__
     finally:
         ranges.close()
+        slices.close()
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from pysuper import syscalls
 from pysuper.launcher import wire
 from pysuper.launcher.execute import Executor, StepError
+from pysuper.launcher.idmaps import write_id_maps
 
 #: Which signals the init passes on to the command.
 _FORWARDED = frozenset(signal.Signals) - {
@@ -59,6 +60,8 @@ def run_plan(
     """
     try:
         _arrange_descriptors(files, [status.fileno(), *namespaces.values()])
+        if plan["ids"]:
+            _become_owner(plan["ids"])
         executor = Executor(status, namespaces, owner)
         began = time.monotonic()
         steps = [step for phase in plan["phases"].values() for step in phase]
@@ -71,9 +74,8 @@ def run_plan(
             if plan["trace"]:
                 now = time.monotonic()
                 wire.tell(status, {"done": index, "after": now - began, "seconds": now - before})
-            if not plan["ids"]:
-                # As the launcher is, whatever new credentials make of that: proc_sys_fs(5), suid_dumpable.
-                syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+            # As it was, whatever new credentials make of that: proc_sys_fs(5), suid_dumpable.
+            syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1 if plan["ids"] else 0)
         executor.barrier("ready")
         if plan["command"] is not None:
             _run_command(plan["command"], executor, status, files)
@@ -86,6 +88,22 @@ def run_plan(
         unexpected = {"step": "launcher", "errno": None, "message": f"{type(error).__name__}: {error}"}
         wire.tell(status, {"failed": unexpected})
     os._exit(125)
+
+
+def _become_owner(ids: dict[str, Any]) -> None:
+    """
+    Be root of the user namespace that this process was born in, by mapping its ids, unless others do that for it.
+
+    From here on it is dumpable, which the launcher never is: the files in /proc of a process that is not belong to host
+    root, proc(5), while it is an ordinary user who writes these, and takes the receipts. In a pid namespace of its own
+    nothing of the container is there yet that could look into it.
+    """
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+    if not ids["helped"]:
+        try:
+            write_id_maps("self", ids)
+        except OSError as error:
+            raise _Failed("id maps", error) from error
 
 
 def _arrange_descriptors(files: dict[int, int], keep: list[int]) -> None:

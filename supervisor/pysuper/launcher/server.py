@@ -15,11 +15,11 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from pysuper import syscalls
 from pysuper.launcher import child, wire
+from pysuper.launcher.idmaps import write_file, write_id_maps
 
 #: Seconds that the clean-up after a dead supervisor may take.
 _CLEANUP_BOUND = 5.0
@@ -123,16 +123,12 @@ class _Launcher:
             times.append(time.monotonic())
             step = "clone"
             unknown, pidfd, gate = _clone(plan, status, files, namespaces | held)
-            pid = unknown
             times.append(time.monotonic())
             with gate:
                 self._pidfds.add(pidfd)
                 # From here on the supervisor can end the process, so whatever fails now is only to be told.
-                wire.send(status, {"pid": pid, "times": times}, (pidfd,))
+                wire.send(status, {"pid": unknown, "times": times}, (pidfd,))
                 unknown = None
-                step = "id maps"
-                if plan["ids"]:
-                    _write_id_maps(pid, plan["ids"])
                 with contextlib.suppress(BrokenPipeError):  # it was killed meanwhile, as its end will tell
                     gate.write(b"go")
                 return pidfd
@@ -167,7 +163,7 @@ def _hold_namespaces(holder: dict[str, Any]) -> dict[str, int]:
         os.read(wait_here, 1)  # end of file: it was killed before, or the launcher is gone
         os._exit(0)
     try:
-        _write_id_maps(pid, holder["ids"])
+        write_id_maps(pid, holder["ids"])
         return {name: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in holder["namespaces"]}
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -190,15 +186,14 @@ def _clone(
     cgroup = os.open(plan["cgroup"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan["cgroup"] else None
     wait_here, gate = os.pipe()
     try:
-        with _dumpable(bool(plan["ids"])):
-            pid, pidfd = syscalls.clone3(flags, cgroup=cgroup)
-            if pid == 0:
-                os.close(gate)
-                if os.read(wait_here, 1):
-                    child.run_plan(plan, status, files, namespaces, _owner(plan))
-                # Whoever sent this is told by the kernel; the launcher, which knew it, has died.
-                wire.tell(status, {"orphaned": True})
-                os._exit(125)
+        pid, pidfd = syscalls.clone3(flags, cgroup=cgroup)
+        if pid == 0:
+            os.close(gate)
+            if os.read(wait_here, 1):
+                child.run_plan(plan, status, files, namespaces, _owner(plan))
+            # Whoever sent this is told by the kernel; the launcher, which knew it, has died.
+            wire.tell(status, {"orphaned": True})
+            os._exit(125)
     except OSError:
         os.close(gate)
         raise
@@ -209,46 +204,12 @@ def _clone(
     return pid, pidfd, open(gate, "wb", buffering=0)
 
 
-@contextlib.contextmanager
-def _dumpable(needed: bool) -> Iterator[None]:
-    """
-    Be dumpable while a process is cloned whose id maps an ordinary user has to write.
-
-    The files in /proc of a process that is not dumpable belong to host root, proc(5).
-    """
-    if needed:
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-    yield
-    if needed:
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-
-
 def _owner(plan: dict[str, Any]) -> tuple[int, int]:
     """The container's root, as its first process must call it while it still is host root."""
     if not plan["holder"]:
         return 0, 0
     ids = plan["holder"]["ids"]
     return ids["uids"][0][1], ids["gids"][0][1]
-
-
-def _write_id_maps(pid: int, ids: dict[str, Any]) -> None:
-    """Write uid_map and gid_map, user_namespaces(7)."""
-    if not ids["privileged"]:
-        _write(f"/proc/{pid}/setgroups", "deny")
-    for name in ("uid_map", "gid_map"):
-        lines = ids[name.removesuffix("_map") + "s"]
-        _write(f"/proc/{pid}/{name}", "".join(f"{inside} {outside} {n}\n" for inside, outside, n in lines))
-
-
-def _write(path: str, content: str) -> None:
-    """Write to a file of the kernel in one go; never create one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, content.encode())
-    except OSError as error:
-        raise OSError(error.errno, f"{path}: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
 
 
 def _remove(kind: str, path: str) -> bool:
@@ -268,7 +229,7 @@ def _remove(kind: str, path: str) -> bool:
 
 def _kill_cgroup(path: str) -> None:
     if os.path.exists(f"{path}/cgroup.kill"):
-        _write(f"{path}/cgroup.kill", "1")
+        write_file(f"{path}/cgroup.kill", "1")
         return
     with open(f"{path}/cgroup.procs") as file:
         pids = [int(line) for line in file]
@@ -277,7 +238,7 @@ def _kill_cgroup(path: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     if os.path.exists(f"{path}/freezer.state"):  # a frozen v1 cgroup holds SIGKILL back
-        _write(f"{path}/freezer.state", "THAWED")
+        write_file(f"{path}/freezer.state", "THAWED")
 
 
 def _remove_tree(path: str) -> None:
