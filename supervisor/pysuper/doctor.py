@@ -20,6 +20,7 @@ from pysuper.planning import is_privileged, make_plan
 from pysuper.protections import PROTECTIONS
 from pysuper.registry import available
 from pysuper.spec import NAMESPACES, ContainerSpec
+from pysuper.subids import NoSubIds, find as find_subids
 
 __all__ = ["Finding", "examine", "examine_security"]
 
@@ -58,6 +59,8 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Everything, the most basic first, and last whether all of it is enough for a container."""
     yield _user()
+    if not is_privileged():
+        yield _user_ids()
     yield from _kernel()
     yield from _namespaces()
     yield _idmapped_root()
@@ -100,8 +103,21 @@ def _user() -> Finding:
     return Finding(
         subject="user",
         works=True,
-        detail=f"{os.geteuid()}, without privileges: a container has one id, which is root inside",
+        detail=f"{os.geteuid()}, without privileges: who is root in a container is this user outside",
     )
+
+
+def _user_ids() -> Finding:
+    """Whether containers of an ordinary user have more ids than one."""
+    subject = "several user ids"
+    try:
+        slices = len(find_subids())
+    except NoSubIds as error:
+        detail = f"a container has one: {error.args[0]}"
+        return Finding(subject=subject, works=False, detail=detail, remedy=error.remedy)
+    others = "further ones share them" if slices > 1 else "all share them"
+    detail = f"/etc/subuid and /etc/subgid have enough for {slices} at a time, {others}; newuidmap maps them"
+    return Finding(subject=subject, works=True, detail=detail)
 
 
 def _kernel() -> Iterator[Finding]:
@@ -197,11 +213,21 @@ def _cgroups() -> Iterator[Finding]:
             detail=f"controller on cgroup {' and '.join(homes)}" if homes else "no controller is mounted",
             remedy=f"mount a cgroup hierarchy with it; some kernels need cgroup_enable={controller} to boot",
         )
+    working = []
     for entry in available():
         if entry.registration.kind == "cgroup":
             works = entry.detection is not None and entry.detection.works
             reason = entry.detection.reason if entry.detection else entry.error
             yield Finding(subject=f"cgroup driver {entry.registration.name}", works=works, detail=reason or "works")
+            if works and entry.registration.name != "none":
+                working.append(entry.registration.name)
+    if not is_privileged():
+        yield Finding(
+            subject="delegated cgroup",
+            works=bool(working),
+            detail=f"for {', '.join(working)}" if working else "none, so that no limit can be promised",
+            remedy="start pysuper by systemd-run --user --scope -p Delegate=yes, or see docs/rootless.md",
+        )
 
 
 def _seccomp() -> Finding:

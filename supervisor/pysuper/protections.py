@@ -62,6 +62,11 @@ def _locked(plan: Plan) -> bool:
     return any(isinstance(step, steps.Unshare) and "mnt" in step.namespaces for step in plan.steps) or bool(plan.ids)
 
 
+def _several_ids(plan: Plan) -> bool:
+    ids = plan.holder.ids if plan.holder else plan.ids
+    return ids is not None and sum(count for _, _, count in ids.uids) > 1
+
+
 def _few_processes(plan: Plan) -> bool:
     limits = [c for c in plan.checks if isinstance(c, receipts.FileHolds) and c.path.endswith("/pids.max")]
     return any(limit.content != "max" for limit in limits)
@@ -101,6 +106,11 @@ PROTECTIONS: tuple[Protection, ...] = (
         guards="its root being this machine's: core_pattern and sysctls (CVE-2022-0811), release_agent "
         "(CVE-2022-0492), overwriting what executes it (CVE-2019-5736), files of others",
         promised=_namespace("user"),
+    ),
+    Protection(
+        name="several ids",
+        guards="services in it being its root: with one id, whoever gets hold of a service has all of the container",
+        promised=_several_ids,
     ),
     Protection(
         name="mnt namespace",

@@ -40,7 +40,7 @@ def test_a_container_with_all_defaults_has_all_of_them() -> None:
         ({"capabilities": ("SYS_ADMIN",)}, {"capabilities", "landlock"} & {*ALL}),
         ({"no_new_privileges": False}, {"no_new_privs"}),
         ({"landlock": False}, {"landlock"} & {*ALL}),
-        ({"share": frozenset({"user"})}, {"user namespace", "locked mounts"}),
+        ({"share": frozenset({"user"})}, {"user namespace", "several ids", "locked mounts"}),
         ({"share": frozenset({"pid"})}, {"pid namespace"}),
         ({"network": DriverChoice("host")}, {"net namespace"}),
         ({"share": frozenset({"ipc", "uts", "cgroup"})}, {"ipc namespace", "uts namespace", "cgroup namespace"}),

@@ -117,6 +117,8 @@ class TarRootfs(RootfsDriver):
             command=invocation.command(_DESTINATION, *most),
             rootfs=DriverChoice("host"),
             cgroup=context.spec.cgroup,
+            # What an ordinary user keeps is the user's, to be removed like other files, and fits each range of ids.
+            namespaces={} if context.privileged else {"user": DriverChoice("user", options={"ids": "one"})},
             limits=Limits(),
             mounts=(
                 # The interpreter may lie where the host's view is empty, such as below /root.
