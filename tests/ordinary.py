@@ -128,9 +128,14 @@ while [ "$1" != -- ]; do mount --bind "$1" "$2"; shift 2; done
 shift
 exec "$@"
 """
-#: Moves into cgroups, and goes on: DIRECTORY ... -- COMMAND.
+#: Moves into cgroups, or into the leaf that an earlier supervisor has made, and goes on: DIRECTORY ... -- COMMAND.
 _MOVED = """
-while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs"; shift; done
+while [ "$1" != -- ]; do
+    leaf=$1/pysuper.supervisor
+    [ -d "$leaf" ] || leaf=$1
+    echo $$ > "$leaf/cgroup.procs"
+    shift
+done
 shift
 exec "$@"
 """

@@ -84,4 +84,14 @@ def _rename(unfinished: Path, finished: Path) -> None:
 
 
 def _remove(unfinished: Path) -> None:
+    if os.geteuid() != 0 and unfinished.exists():
+        _make_removable(unfinished)
     shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _make_removable(directory: Path) -> None:
+    """Let its owner remove what is in a directory, whatever modes an archive has given."""
+    directory.chmod(0o700)
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            _make_removable(entry)

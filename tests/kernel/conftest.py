@@ -11,6 +11,7 @@ import pytest
 
 import pysuper
 from machine import Snapshot, cgroup_driver
+from ordinary import home as home, public as public, python_as_user as python_as_user  # noqa: PLC0414 - fixtures
 from pysuper.supervisor import Supervisor, open_supervisor
 from roots import make_busybox
 from stackfiles import Stacks, Up

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from machine import PATIENCE, alive, wait_until
-from ordinary import USER, Public, delegated, home as home, public as public, with_ids  # noqa: PLC0414 - fixtures
+from ordinary import USER, Public, delegated, with_ids
 from roots import make_busybox
 
 FIRST, COUNT = 700_000, 65_535

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ordinary import BECOME_USER, USER, Run, home as home, public as public, python_as_user as python_as_user  # noqa: PLC0414
+from ordinary import BECOME_USER, USER, Run
 from pysuper.spec import NAMESPACES
 from roots import make_busybox
 

@@ -31,7 +31,8 @@ def machine() -> Iterator[Machine]:
     "selection",
     [
         "tests/kernel/test_limits.py tests/kernel/test_namespaces.py",
-        "tests/kernel/test_mounts.py tests/kernel/test_rootless.py",
+        "tests/kernel/test_mounts.py tests/kernel/test_rootless.py "
+        "tests/kernel/test_ordinary_user.py::test_limits_hold_in_cgroups_that_were_delegated",
         "tests/kernel/test_faults.py -k 'kill_9 or killing or frozen or orphans'",
         "tests/drivers --ignore-glob '*conformance*'",
         "tests/drivers/test_conformance.py "
