@@ -41,6 +41,8 @@ __all__ = ["Completed", "Supervisor", "open_supervisor", "run"]
 
 #: The numbers for which the launcher leaves room.
 _EXTRA = frozenset(range(3, 10))
+#: Bytes that are kept of what a sandboxed command says: it may be in the hands of what it reads.
+_MOST_SAID = 2**20
 
 
 class Supervisor:
@@ -172,7 +174,7 @@ class Supervisor:
 
     async def _sandbox(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]:
         """See `plan.Sandbox`."""
-        done = await _communicate(self, spec, stdin=stdin, capture=(True, True))
+        done = await _communicate(self, spec, stdin=stdin, capture=(True, True), most=_MOST_SAID)
         decoded = [(part or b"").decode(errors="backslashreplace") for part in (done.stdout, done.stderr)]
         return done.record.status, decoded[0], decoded[1]
 
@@ -296,14 +298,17 @@ async def run(
 
 
 async def _communicate(
-    supervisor: Supervisor, spec: ContainerSpec, *, stdin: int, capture: tuple[bool, bool]
+    supervisor: Supervisor, spec: ContainerSpec, *, stdin: int, capture: tuple[bool, bool], most: int | None = None
 ) -> Completed:
-    """Start a container, collect its output, and wait for its end."""
+    """Start a container, collect its output (of each the first `most` bytes), and wait for its end."""
     outputs: list[bytes | None] = [None, None]
     given = [1, 2]
 
     async def read_all(number: int, reader: trio.lowlevel.FdStream) -> None:
-        outputs[number] = b"".join([chunk async for chunk in reader])
+        kept = bytearray()
+        async for chunk in reader:
+            kept += chunk if most is None else chunk[: most - len(kept)]
+        outputs[number] = bytes(kept)
 
     async with AsyncExitStack() as stack:
         readers = {}

@@ -130,6 +130,14 @@ async def test_an_archive_that_changes_meanwhile_is_not_kept(start, tmp_path: Pa
         await start()
 
 
+async def test_what_the_process_says_is_bounded(supervisor, spec) -> None:
+    """If the archive has got the better of it, it may say anything."""
+    flood = spec("head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; exit 7")
+    with open(os.devnull) as null:
+        status, *said = await supervisor._sandbox(flood, stdin=null.fileno())
+    assert (status, *map(len, said)) == (7, MIB, MIB)
+
+
 async def test_a_large_archive_is_read_beside_everything_else(supervisor, spec, tmp_path: Path) -> None:
     """It would take an hour to read; the loop goes on, and a cancellation ends the reading."""
     with (tmp_path / "a.tar").open("wb") as file:
