@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
+CORPUS = HERE / "corpus"
 FOUND = HERE.parents[1] / "build" / "fuzz"
 NOBODY = 65534
 #: Seconds for one input, and MiB of memory: more is a finding.
@@ -27,39 +29,51 @@ def main(arguments: list[str]) -> int:
     """Fuzz each for so many seconds; 1 if something was found."""
     if arguments[0] == "--target":
         fuzz(arguments[1], arguments[2:])
-        return 0
-    from fuzz.targets import TARGETS
-
-    seconds, wanted = int(arguments[0]), arguments[1:] or list(TARGETS)
-    results = [campaign(target, seconds) for target in wanted]
-    return int(any(results))
+    seconds, targets = int(arguments[0]), arguments[1:] or sorted(path.name for path in CORPUS.iterdir())
+    found = [campaign(target, seconds) for target in targets]
+    return int(any(found))
 
 
 def campaign(target: str, seconds: int) -> bool:
     """Fuzz one; whether something was found."""
     with tempfile.TemporaryDirectory(prefix=f"fuzz-{target}-") as directory:
-        corpus = Path(directory, "corpus")
-        shutil.copytree(HERE / "corpus" / target, corpus)
-        for path in (Path(directory), corpus, *corpus.iterdir()):
-            if os.geteuid() == 0:
+        top = Path(directory)
+        shutil.copytree(CORPUS / target, top / "corpus")
+        (top / "words").write_text(dictionary(target))
+        if os.geteuid() == 0:
+            for path in (top, *top.rglob("*")):
                 os.chown(path, NOBODY, NOBODY)
-        options = [
-            *(f"-max_total_time={seconds}", f"-timeout={TIMEOUT}", f"-rss_limit_mb={MEMORY}", f"-max_len={LONGEST}"),
-            *("-print_final_stats=1", f"-artifact_prefix={directory}/found-", "-reload=0", str(corpus)),
-        ]
-        command = [sys.executable, __file__, "--target", target, *options]
+        options = {
+            "max_total_time": seconds,
+            "timeout": TIMEOUT,
+            "rss_limit_mb": MEMORY,
+            "max_len": LONGEST,
+            "dict": top / "words",
+            "artifact_prefix": top / "found-",
+            "print_final_stats": 1,
+            "reload": 0,
+        }
+        command = [sys.executable, __file__, "--target", target, *(f"-{key}={value}" for key, value in options.items())]
         environment = {**os.environ, "TMPDIR": "/dev/shm", "PYTHONPATH": str(HERE.parent)}
-        done = subprocess.run(command, stderr=subprocess.PIPE, encoding="latin-1", env=environment, check=False)
-        findings = list(Path(directory).glob("found-*"))
-        for path in findings:
+        done = subprocess.run(
+            [*command, top / "corpus"], stderr=subprocess.PIPE, encoding="latin-1", env=environment, check=False
+        )
+        print(f"{target}: {report(done.stderr)}, {len(list((top / 'corpus').iterdir()))} inputs", flush=True)
+        for path in top.glob("found-*"):
             FOUND.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, FOUND / f"{target}-{path.name}")
-        grown = len(list(corpus.iterdir()))
-    print(f"{target}: {report(done.stderr)}, {grown} inputs, exit {done.returncode}", flush=True)
+            print(f"  found: {shutil.copy(path, FOUND / f'{target}-{path.name}')}")
     if done.returncode != 0:
-        print(done.stderr[-4000:])
-        print(*(f"  {FOUND}/{target}-{path.name}" for path in findings), sep="\n")
+        print(done.stderr[-4000:], flush=True)
     return done.returncode != 0
+
+
+def dictionary(target: str) -> str:
+    """The words of the inputs, and of the schema of files, as libFuzzer reads them: chance would not find them."""
+    texts = [path.read_text(encoding="latin-1") for path in (CORPUS / target).iterdir()]
+    if target == "toml":
+        texts.append((HERE.parents[1] / "supervisor/pysuper/schema.json").read_text())
+    words = {word for text in texts for word in re.findall(r"[A-Za-z][A-Za-z0-9_.-]{1,30}", text)}
+    return "".join(f'"{word}"\n' for word in sorted(words))
 
 
 def report(log: str) -> str:
@@ -71,7 +85,7 @@ def report(log: str) -> str:
     return f"{(executions or ['none'])[-1]} executions, {grew}, {(memory or ['?'])[-1]} MiB at most"
 
 
-def fuzz(target: str, options: list[str]) -> None:
+def fuzz(target: str, options: list[str]) -> NoReturn:
     """Do it, in this process, which it ends."""
     import atheris
 
@@ -79,12 +93,13 @@ def fuzz(target: str, options: list[str]) -> None:
         from fuzz.targets import TARGETS
 
     harness = TARGETS[target]
-    for path in (HERE / "corpus" / target).iterdir():  # whatever is imported late, while it can be
+    for path in (CORPUS / target).iterdir():  # whatever is imported late, while it can be
         harness(path.read_bytes())
     if os.geteuid() == 0:
         become_nobody()
     atheris.Setup([sys.argv[0], *options], harness)
     atheris.Fuzz()
+    raise AssertionError("it ends the process")
 
 
 def become_nobody() -> None:

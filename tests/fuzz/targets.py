@@ -32,6 +32,7 @@ from pysuper.seccomp.oci import Machine, from_oci
 from pysuper.stack.control import Client, ClientGone
 from pysuper.stack.notify import NotifySocket
 from pysuper.steps import MakeDirectory, Setsid
+from pysuper.tables import FileErrors
 from pysuper.unpack.errors import UnpackError
 from pysuper.unpack.stream import Codecs
 from pysuper.unpack.unpacker import Limits, unpack
@@ -211,7 +212,9 @@ def _with_check_sum(block: bytes) -> bytes:
 
 def _printable(error: Exception) -> None:
     text = str(error)
-    assert all(line.isprintable() for line in text.split("\n")), text
+    lines = text.split("\n")
+    assert all(line.isprintable() for line in lines), text
+    assert len(lines) == 1 or isinstance(error, FileErrors), text
     assert len(text) < 2**20
     text.encode()
 
