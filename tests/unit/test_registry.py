@@ -12,7 +12,7 @@ import pytest
 
 from pysuper import registry
 from pysuper.discovery import registrations
-from pysuper.drivers import GROUPS, NetworkDriver
+from pysuper.drivers import GROUPS, NetworkDriver, RootfsDriver
 from pysuper.errors import DriverError
 from pysuper.spec import DriverChoice
 
@@ -156,6 +156,12 @@ def test_a_driver_that_raises_is_an_error(install: Install, place: str, statemen
     install(code)
     with pytest.raises(DriverError, match="'bridge' of bridges 1.0 failed in"):
         create(DriverChoice("bridge", argument="br0"))
+
+
+def test_an_option_says_itself_what_is_wrong_with_it() -> None:
+    choice = DriverChoice("tar", {"path": "a.tar", "max_size": "lots"})
+    with pytest.raises(DriverError, match="max_size: 'lots' is not a size in bytes, such as 256M"):
+        registry.create("pysuper.rootfs", choice, RootfsDriver)  # type: ignore[type-abstract]
 
 
 def test_a_driver_that_cannot_work_here_says_why(install: Install) -> None:
