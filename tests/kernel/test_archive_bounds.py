@@ -163,3 +163,13 @@ def test_a_plan_reads_nothing_of_the_archive(tmp_path: Path, spec) -> None:
     context = Context(id="box", spec=wanted, privileged=True, uid_base=100_000)
     plan = build_plan(context, choose_drivers(wanted))
     assert str(IMAGES) in "\n".join(line.text for line in plan.lines())
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda _: None], ids=["fifo", "directory", "NUL"])
+async def test_what_is_no_file_is_refused_at_once(
+    supervisor, spec, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "a.tar")
+    path = str(tmp_path / "a.tar") if os.listdir(tmp_path) else "a\0b"
+    with pytest.raises(pysuper.DriverError, match="not a regular file|NUL character"):
+        await supervisor.start(spec(rootfs=pysuper.DriverChoice("tar", argument=path)))

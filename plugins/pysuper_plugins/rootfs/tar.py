@@ -147,15 +147,15 @@ def _open(path: str) -> BufferedReader:
     remedy = "name a tar archive of a root file system"
     try:
         # Opening a FIFO would wait for a writer, fifo(7).
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise DriverError(f"rootfs {path}: {error.strerror}", remedy=remedy) from error
     except ValueError as error:
         raise DriverError(f"rootfs {path}: the path has a NUL character", remedy=remedy) from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise DriverError(f"rootfs {path}: not a regular file", remedy=remedy)
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def _digest(file: BufferedReader) -> str:
