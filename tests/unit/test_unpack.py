@@ -374,7 +374,7 @@ def test_xz_may_not_take_all_memory(place: Place) -> None:
 def test_bomb_of_compressed_zeros_stops_early(place: Place) -> None:
     bomb = gzip.compress(bytes(2**26))
     data = gzip.compress(archives.block(b"a", b"0", size=2**35)) + bomb * 10
-    said = place.fails(data, "--max-bytes=1000000")
+    said = place.fails(data, "--max-bytes=1000000", code=3)
     assert "a: the archive unpacks to more than 1000000 bytes" in said
     assert not (place.dest / "a").exists()
 
