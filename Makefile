@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet $(addprefix --constraint=,$(wildcard r
 # The launcher and the tests start many interpreters: byte code pays, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup shell lint docs fixtures test fuzz clean
+.PHONY: setup shell lint docs fixtures test fuzz bench clean
 
 setup: $(VENV)/.setup
 
@@ -54,6 +54,10 @@ SECONDS := 60
 fuzz: setup
 	$(PIP_INSTALL) --editable '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py $(SECONDS) $(TARGETS)
+
+# What the default protections cost; as root.
+bench: setup
+	$(BIN)/python bench/defaults.py
 
 clean:
 	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
