@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-from pysuper import syscalls
+from pysuper import landlock, syscalls
 from pysuper.errors import PysuperError, describe_errno
 from pysuper.planning import is_privileged, make_plan
 from pysuper.protections import PROTECTIONS
@@ -67,6 +67,7 @@ def examine() -> Iterator[Finding]:
     yield _overlay()
     yield from _cgroups()
     yield _seccomp()
+    yield _landlock()
     yield _terminal()
     yield _container()
 
@@ -237,6 +238,16 @@ def _seccomp() -> Finding:
         works=bool(actions),
         detail=actions or "not in this kernel",
         remedy="a kernel with CONFIG_SECCOMP_FILTER",
+    )
+
+
+def _landlock() -> Finding:
+    version = landlock.version()
+    return Finding(
+        subject="landlock rules",
+        works=version >= landlock.NEEDED,
+        detail=f"version {version} of the interface" if version else "not in this kernel, or not switched on",
+        remedy="a kernel with CONFIG_SECURITY_LANDLOCK, booted with landlock among lsm=; containers start without it",
     )
 
 

@@ -20,11 +20,11 @@ from collections.abc import Collection
 from pysuper import syscalls
 from pysuper.steps import Landlock
 
-__all__ = ["rules", "version"]
+__all__ = ["NEEDED", "rules", "version"]
 
 #: The first version of the interface with which files can still be moved between directories, and that with scopes;
 #: Documentation/userspace-api/landlock.rst, "Previous limitations".
-_REFER, _SCOPE = 2, 6
+NEEDED, _SCOPE = 2, 6
 #: What stays the container's own business as long as the namespace is its own.
 _SCOPES = {"net": "abstract_unix_socket", "pid": "signal"}
 #: `mknod` of these; a container that keeps MKNOD is to make them.
@@ -48,7 +48,7 @@ def rules(kernel: int, capabilities: Collection[str], shared: Collection[str]) -
         capabilities: That the container keeps: with SYS_ADMIN it is to mount, which no rules about files let it.
         shared: Namespaces that are the host's.
     """
-    if kernel < _REFER or "SYS_ADMIN" in capabilities:
+    if kernel < NEEDED or "SYS_ADMIN" in capabilities:
         return None
     return Landlock(
         deny=() if "MKNOD" in capabilities else _NODES,

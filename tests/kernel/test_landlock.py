@@ -177,6 +177,8 @@ def test_a_kernel_without_them_starts_containers_and_the_report_and_the_doctor_s
         assert "landlock" not in json.loads(report.read_text())["protections"]
     doctor = traced("landlock_create_ruleset:error=ENOSYS", "doctor", "--security")
     assert "NO   landlock: nothing guards against mounts" in doctor.stdout
+    found = traced("landlock_create_ruleset:error=EOPNOTSUPP", "doctor").stdout
+    assert "NO   landlock rules: not in this kernel, or not switched on\n     -> a kernel with" in found
 
 
 async def test_switched_off_a_line_says_so(supervisor, spec) -> None:
