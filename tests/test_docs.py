@@ -25,6 +25,9 @@ DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 NOT_TYPED = {
     "make shell": "is a shell on a terminal; that the Makefile has it is tested elsewhere",
     "make test": "is what runs this test",
+    "sudo": "changes this machine's cgroups",
+    "systemd-run": "needs a systemd of the user's",
+    "usermod": "changes this machine's accounts",
 }
 
 #: A part of what a command prints, where the document does not show it.

@@ -309,3 +309,39 @@ def test_doctor_says_what_the_machine_gives_the_user(delegating: Machine) -> Non
     assert ids.startswith("yes" if delegating.ids == RANGE else "NO")
     assert "newuidmap" in ids
     assert next(line for line in said if "delegated cgroup" in line).startswith("yes")
+
+
+UNWRITABLE = """
+import os, signal, sys, trio, pysuper
+from pathlib import Path
+from pysuper.cache import Cache
+from pysuper.drivers import Context, Trace
+
+async def fill(directory):
+    (directory / "usr/bin").mkdir(parents=True)
+    (directory / "usr/bin/tool").write_text("")
+    for path in ("usr/bin", "usr", "."):
+        (directory / path).chmod(0o555)
+    print(directory, flush=True)
+    if sys.argv[1] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError
+
+async def main():
+    context = Context(id=f"box.{os.getpid()}", spec=pysuper.ContainerSpec(name="box"), privileged=False, uid_base=0)
+    cache = Cache("things")
+    async with pysuper.open_supervisor() as supervisor:
+        await supervisor._launcher.remember(cache.trace(context))
+        await cache.require(context, "key", fill)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("end", ["fail", "kill"])
+def test_what_an_archive_has_made_unwritable_is_removed_too(public: Public, end: str) -> None:
+    done = Machine(public, [], ONE).python(UNWRITABLE, end)
+    made = Path(done.stdout.strip())
+    assert ("ValueError" in done.stderr) == (end == "fail")
+    assert made.is_relative_to(public.home)
+    assert wait_until(lambda: not made.exists())
