@@ -60,7 +60,10 @@ _NAMESPACES: Mapping[str, str] = {
     "time": "a monotonic and a boot-time clock: time_namespaces(7)",
 }
 
-_IDS = "written from outside before it goes on; who is not root may map the own id only, and must deny setgroups(2)"
+_IDS = (
+    "it maps them first of all. Who is not root may map the own id only, and must deny setgroups(2); newuidmap(1), "
+    "which is, maps others that /etc/subuid gives the user, while the process waits"
+)
 
 _MOMENTS: Mapping[Moment, Explanation] = {
     Moment.HOLDER: Explanation(

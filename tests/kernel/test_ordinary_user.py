@@ -311,6 +311,15 @@ def test_doctor_says_what_the_machine_gives_the_user(delegating: Machine) -> Non
     assert next(line for line in said if "delegated cgroup" in line).startswith("yes")
 
 
+def test_a_range_can_be_had_without_us(ranged: Callable[..., Machine]) -> None:
+    machine = ranged()
+    translated = machine.pysuper("plan", "--as", "sh", "--", "cat", "/proc/self/uid_map")
+    (machine.home / "box.sh").write_text(translated.stdout)
+    code = "import subprocess; raise SystemExit(subprocess.run(['sh', 'box.sh']).returncode)"
+    done = machine.python(code)
+    assert (done.returncode, done.stdout.split()) == (0, RANGE), done.stderr
+
+
 UNWRITABLE = """
 import os, signal, sys, trio, pysuper
 from pathlib import Path

@@ -133,6 +133,15 @@ def test_a_driver_may_have_a_table_of_options(tmp_path: Path) -> None:
     assert spec.rootfs == DriverChoice("tar", {"path": f"{tmp_path}/x.tar", "verify": True})
 
 
+@pytest.mark.parametrize("ids", ["range", "one"])
+def test_how_many_ids_it_has_is_the_user_namespaces(tmp_path: Path, ids: str) -> None:
+    text = f'[container.a]\nshare = ["user", "ipc"]\nuserns = "{ids}"\nnamespaces = {{ user = "other" }}'
+    spec = load(write(tmp_path, text))["a"]
+    assert spec.namespaces == {"user": DriverChoice("other", options={"ids": ids})}
+    assert spec.share == {"ipc"}
+    assert "'some' is not host, own, range or one" in str(errors(tmp_path, '[container.a]\nuserns = "some"'))
+
+
 def test_paths_are_relative_to_the_file_and_not_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, '[container.a]\nrootfs = "dir:root"\nvolumes = ["~/x:/x", "../y:/y"]')
     monkeypatch.chdir(tmp_path.parent)

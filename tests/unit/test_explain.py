@@ -142,7 +142,7 @@ def test_namespaces_are_explained_where_they_are_made() -> None:
     assert "pid process numbers" in below(root, "clone into new mnt, pid, time namespaces")
     clone = below(rootless, "clone into new mnt, pid, net, uts, ipc, user, time namespaces, ids 0 is 0 for 1")
     assert "uts a host name: uts_namespaces(7)" in clone
-    assert "ids written from outside" in clone
+    assert "ids it maps them first of all." in clone
 
 
 def test_the_same_step_is_explained_by_what_it_is_for() -> None:

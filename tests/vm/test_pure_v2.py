@@ -35,7 +35,7 @@ def machine() -> Iterator[Machine]:
         "tests/kernel/test_landlock.py::test_nothing_is_mounted_in_a_user_namespace_made_inside "
         "tests/kernel/test_landlock.py::test_what_joins_a_container_has_them_too",
         "tests/kernel/test_mounts.py tests/kernel/test_rootless.py "
-        "tests/kernel/test_ordinary_user.py::test_limits_hold_in_cgroups_that_were_delegated",
+        "tests/kernel/test_ordinary_user.py::test_limits_hold_in_cgroups_that_were_delegated[range]",
         "tests/kernel/test_faults.py -k 'kill_9 or killing or frozen or orphans'",
         "tests/drivers --ignore-glob '*conformance*'",
         "tests/drivers/test_conformance.py "

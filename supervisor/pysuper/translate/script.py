@@ -154,6 +154,8 @@ class Script:
         options = [UNSHARE[name] for name in self.plan.clone]
         if "user" in self.plan.clone:
             options.append("--map-root-user")
+        if self.plan.ids and self.plan.ids.helped:
+            options.append("--map-auto")
         chain = [
             "env --default-signal=INT,QUIT",  # which a shell ignores in what it does not wait for
             *self.above.lines(),

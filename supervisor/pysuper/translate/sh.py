@@ -198,7 +198,9 @@ class Sh(Form):
             if name in _OF_THE_SHELL or not (name.isascii() and name.isidentifier()):
                 self.miss(f"the variable {name}", "the shell that executes the command loses or changes it")
         self.miss_init("a shell does, which reaps orphans, but passes no signal on")
-        if self.plan.ids and len(self.plan.ids.uids) + len(self.plan.ids.gids) > 2:
+        if self.plan.ids and self.plan.ids.helped:
+            self.miss_ids("unshare(1) takes the first of /etc/subuid and /etc/subgid, from util-linux 2.38 on")
+        elif self.plan.ids and len(self.plan.ids.uids) + len(self.plan.ids.gids) > 2:
             self.miss_ids("unshare(1) maps root to the caller, and nobody else")
         if self.plan.cgroup:
             moved = "a process moves itself into it; the one above must have none of its own, or be the root"
