@@ -129,7 +129,7 @@ def _ranges(path: str, owners: Sequence[str]) -> Iterator[tuple[int, int]]:
     """`(first, count)` of each line `OWNER:FIRST:COUNT`, subuid(5)."""
     try:
         lines = Path(path).read_text(errors="replace").splitlines()
-    except OSError:
+    except FileNotFoundError:
         return
     for line in lines:
         fields = line.split(":")
@@ -145,7 +145,7 @@ def _is_mapped(kind: str, first: int) -> bool:
 
 def _helper(kind: str) -> str:
     """
-    The path of newuidmap or newgidmap.
+    The path of newuidmap or newgidmap, without symbolic links.
 
     Raises:
         NoSubIds: It is missing, others could replace it, or it has not the privileges that it needs.
@@ -163,7 +163,7 @@ def _helper(kind: str) -> str:
         raise NoSubIds(f"{path} is neither set-user-ID root nor has it the capability", remedy=remedy, meant=True)
     if os.statvfs(real).f_flag & os.ST_NOSUID:
         raise NoSubIds(f"{path} is on a file system that is mounted nosuid", remedy=_ONE, meant=True)
-    return path
+    return real
 
 
 def _is_privileged(path: str, capability: str) -> bool:
@@ -180,19 +180,19 @@ class SubIdRanges:
     """The slices that one supervisor has. `allocate` and `release`; `close` gives all of them back."""
 
     def __init__(self) -> None:
-        self._found: tuple[SubIds, ...] | NoSubIds | None = None
+        self._found: tuple[SubIds, ...] = ()
+        self._refused: NoSubIds | None = None
         self._users: Counter[SubIds] = Counter()
         self._locks: dict[SubIds, socket.socket] = {}
 
     def allocate(self, name: str) -> SubIds | NoSubIds:
         """A slice for a container of that name, or why there is none."""
-        if self._found is None:
-            try:
-                self._found = find()
-            except NoSubIds as error:
-                self._found = error
-        if isinstance(self._found, NoSubIds):
-            return self._found
+        if self._refused is not None:
+            return self._refused
+        try:
+            self._found = self._found or find()
+        except NoSubIds as error:
+            return error
         preferred = zlib.crc32(name.encode()) % len(self._found)
         candidates = self._found[preferred:] + self._found[:preferred]
         taken = next(filter(self._reserve, candidates), candidates[0])
@@ -216,7 +216,7 @@ class SubIdRanges:
 
     def refuse(self, reason: NoSubIds) -> None:
         """Have none from here on."""
-        self._found = reason
+        self._refused = reason
 
     def release(self, taken: SubIds | NoSubIds) -> None:
         """Give back what `allocate` has given; nothing of the container may run any more."""

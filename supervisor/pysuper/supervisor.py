@@ -33,7 +33,7 @@ from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
 from pysuper.process import standard_files
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec, DriverChoice
-from pysuper.subids import SubIdRanges, SubIdsRefused
+from pysuper.subids import NoSubIds, SubIdRanges, SubIds, SubIdsRefused
 from pysuper.tracing import Traced, Tracer
 from pysuper.validation import validate
 
@@ -130,8 +130,10 @@ class Supervisor:
         """The task of one container."""
         run_id = new_id(spec)
         base = self._ranges.allocate()
-        subids = None if self._privileged else self._slices.allocate(spec.name)
+        subids: SubIds | NoSubIds | None = None
         try:
+            if not self._privileged:
+                subids = self._slices.allocate(spec.name)
             await subject.begin(run_id, spec)
             context = Context(
                 id=run_id,
