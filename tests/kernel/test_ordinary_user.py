@@ -260,8 +260,13 @@ def test_containers_have_slices_of_their_own_until_there_are_none_left(ranged: C
     db, web, more = done.stdout.split()
     assert {db, web} == {str(FIRST), str(FIRST + COUNT)}, done.stderr
     assert more in {db, web}
-    # The same for the same name, if it is free.
+    # The same for the same name, if it is free, and no other supervisor has it.
     assert machine.python(SLICES, "web", "db").stdout.split() == [web, db]
+    with machine.start("run", "--name", "db", "--", "sh", "-c", "echo begun; exec sleep 1000") as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begun\n"
+        assert machine.python(SLICES, "db").stdout.split() == [web]
+        other.terminate()
 
 
 def _script(home: Path, text: str) -> Path:
