@@ -219,8 +219,8 @@ def test_a_stack_is_supervised(delegating: Machine) -> None:
 
 
 def test_kill_9_leaves_nothing_of_other_ids(delegating: Machine) -> None:
-    script = "echo begun; exec sleep 1000"
-    with delegating.start("run", "--", "sh", "-c", script) as process:
+    user = ["--user", "www-data"] if delegating.ids == RANGE else []
+    with delegating.start("run", *user, "--", "sh", "-c", "echo begun; exec sleep 1000") as process:
         assert process.stdout is not None
         process.stdout.readline()
         (launcher,) = (int(pid) for pid in _children(process.pid) if "launcher" in _command(int(pid)))
@@ -255,10 +255,11 @@ trio.run(main)
 
 
 def test_containers_have_slices_of_their_own_until_there_are_none_left(ranged: Callable[..., Machine]) -> None:
-    machine = ranged(f"{FIRST}:{2 * COUNT}", f"{FIRST}:{3 * COUNT}")
+    first = 100_000_000 + os.getpid() % 1000 * 1_000_000  # which no test has that runs meanwhile
+    machine = ranged(f"{first}:{2 * COUNT}", f"{first}:{3 * COUNT}")
     done = machine.python(SLICES, "db", "web", "more")
     db, web, more = done.stdout.split()
-    assert {db, web} == {str(FIRST), str(FIRST + COUNT)}, done.stderr
+    assert {db, web} == {str(first), str(first + COUNT)}, done.stderr
     assert more in {db, web}
     # The same for the same name, if it is free, and no other supervisor has it.
     assert machine.python(SLICES, "web", "db").stdout.split() == [web, db]
