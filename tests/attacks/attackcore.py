@@ -47,6 +47,7 @@ class Weak:
         launcher: Code that its launcher executes before it serves.
         inherited: What its launcher has of the caller: `environment`, `session`.
         joins: How many commands are executed in it meanwhile.
+        times: How many such containers are started, one after the other.
     """
 
     grant: Mapping[str, Any] = attrs.field(factory=dict)
@@ -58,6 +59,7 @@ class Weak:
     launcher: str = ""
     inherited: tuple[str, ...] = ()
     joins: int = 0
+    times: int = 1
 
     def job(self, attacks: Iterable[str] = ()) -> dict[str, Any]:
         """For attackrunner.py."""
@@ -123,10 +125,10 @@ class Battle:
                 wanted.setdefault(key, (container, weak, []))[2].append(attack.program)
         jobs = [container.job(names) for container, _, names in wanted.values()]
         told = zip(wanted.values(), self.run(jobs), strict=True)
-        return {(name, weak): tuple(said) for (_, weak, _), of_job in told for name, said in of_job.items()}
+        return {(name, weak): tuple(said) for (_, weak, _), (once,) in told for name, said in once.items()}
 
-    def run(self, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What comes of jobs, see attackrunner.py."""
+    def run(self, jobs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        """What comes of jobs, a list with one outcome a time; see attackrunner.py."""
         asked = json.dumps({"jobs": jobs, "programs": (HERE / "attackprograms.py").read_text()})
         code = (HERE / "attackrunner.py").read_text()
         secret = {"PYSUPER_TEST_SECRET": secrets.token_hex(16)}
@@ -143,7 +145,7 @@ class Battle:
                 check=False,
             )
         assert done.returncode == 0, done.stderr[-3000:]
-        found: list[dict[str, Any]] = json.loads(done.stdout)
+        found: list[list[dict[str, Any]]] = json.loads(done.stdout)
         return found
 
     def check(self, attack: Attack) -> None:

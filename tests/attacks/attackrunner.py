@@ -2,7 +2,7 @@
 Starts the containers that are attacked from inside, with or without a defence, as the user that this runs as.
 
 Run as `python3 -c TEXT`, with a JSON object on standard input: `programs`, the text of attackprograms.py; `jobs`, each
-a list of `attackcore.Container`'s fields as JSON. It prints what came of each job, as JSON.
+of them `attackcore.Weak.job()`. It prints what came of each job, a list with one outcome a time, as JSON.
 
 What is taken away is taken away here and nowhere else: a step of the plan, a line of the launcher. What is left of
 pysuper is what is installed.
@@ -202,33 +202,33 @@ async def read_all(descriptor):
         return b"".join([chunk async for chunk in stream]).decode()
 
 
-async def perform(job, programs, given, slave):
+async def perform(running, job, programs, given, slave):
     """What comes of each attack of a job: whether it has succeeded (None: it could not be made), and what it says."""
     joins = job["joins"]
     argument = json.dumps([job["attacks"], given | {"ready": 2, "joins": joins}])
     command = (PYTHON, "-I", "-S", "-c", programs, argument)
-    async with pysuper.open_supervisor(warn=lambda _line: None) as running:
-        read, write = os.pipe()
-        ready, tell = os.pipe()
-        try:
-            container = await running.start(
-                spec_of(job, command, given["volume"]), stdin=slave, stdout=write, stderr=tell if joins else None
-            )
-        except pysuper.PysuperError as error:
-            os.close(read)
-            return {name: [False, f"{type(error).__name__}: {error}"] for name in job["attacks"]}
-        finally:
-            os.close(write)
-            os.close(tell)
-        async with trio.lowlevel.FdStream(ready) as said:
-            if joins:
-                assert await said.receive_some() == b"ready\n"
-            with contextlib.suppress(pysuper.LaunchError):  # it ends when it has got something
-                for _ in range(joins):
-                    async with container.execute(["sleep", "0.03"]) as execution:
-                        await execution.wait()
-            outcome = json.loads(await read_all(read))
-        await container.wait()
+    read, write = os.pipe()
+    ready, tell = os.pipe()
+    try:
+        container = await running.start(
+            spec_of(job, command, given["volume"]), stdin=slave, stdout=write, stderr=tell if joins else None
+        )
+    except pysuper.PysuperError as error:
+        os.close(read)
+        os.close(ready)
+        return {name: [False, f"{type(error).__name__}: {error}"] for name in job["attacks"]}
+    finally:
+        os.close(write)
+        os.close(tell)
+    async with trio.lowlevel.FdStream(ready) as said:
+        if joins:
+            assert await said.receive_some() == b"ready\n"
+        with contextlib.suppress(pysuper.LaunchError):  # it ends when it has got something
+            for _ in range(joins):
+                async with container.execute(["sleep", "0.03"]) as execution:
+                    await execution.wait()
+        outcome = json.loads(await read_all(read))
+    await container.wait()
     if "push_into_terminal" in outcome and typed(slave) != outcome["push_into_terminal"][0]:
         outcome["push_into_terminal"] = [None, "the terminal knows otherwise"]
     return outcome
@@ -241,7 +241,9 @@ async def main():
     with treasures() as given:
         for job in asked["jobs"]:
             with weakened(job):
-                outcomes.append(await perform(job, asked["programs"], given, slave))
+                async with pysuper.open_supervisor(warn=lambda _line: None) as running:
+                    told = [await perform(running, job, asked["programs"], given, slave) for _ in range(job["times"])]
+            outcomes.append(told)
     print(json.dumps(outcomes))
 
 

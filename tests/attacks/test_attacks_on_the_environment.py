@@ -55,7 +55,7 @@ def volume(request: pytest.FixtureRequest, battle: Battle, tmp_path: Path) -> Pa
 
 def test_nothing_that_a_container_brings_is_imported(battle: Battle, volume: Path) -> None:
     for launcher in (NEEDS_A_MODULE, UNSEALED + NEEDS_A_MODULE):
-        (outcome,) = battle.run(
+        ((outcome,),) = battle.run(
             [Weak(launcher=launcher, mounts=((str(volume), "/data"),)).job(["read_own_environment"])]
         )
         assert outcome["read_own_environment"][0] is False  # which is to say that it did run
