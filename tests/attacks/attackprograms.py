@@ -161,36 +161,36 @@ def open_sysrq_trigger(_given):
     os.close(os.open("/proc/sysrq-trigger", os.O_WRONLY))
 
 
-def open_uevent_helper(_given):
-    os.close(os.open("/sys/kernel/uevent_helper", os.O_WRONLY))
+def write_setting_of_sysfs(_given):
+    return _write_back("/sys/kernel/rcu_expedited")
 
 
 # --- cgroups ---
 
 
-def write_release_agent(_given):
+def write_release_agent(given):
     """CVE-2022-0492."""
-    with _CgroupTree("cgroup") as top:
+    with _CgroupTree("cgroup", given) as top:
         return _write_back(f"{top}/release_agent")
 
 
-def rewrite_own_limit(_given):
+def rewrite_own_limit(given):
     """Its own pids.max, in a cgroup tree that it mounts for that."""
-    return _rewrite_limit()
+    return _rewrite_limit(given)
 
 
-def rewrite_own_limit_in_user_namespace(_given):
+def rewrite_own_limit_in_user_namespace(given):
     """The same with the privileges that a new user namespace gives; it needs no ids there, being the owner anyway."""
     call("unshare", CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWCGROUP)
-    return _rewrite_limit()
+    return _rewrite_limit(given)
 
 
-def _rewrite_limit():
+def _rewrite_limit(given):
     with open("/proc/self/cgroup") as file:
         lines = [line.rstrip("\n").split(":", 2) for line in file]
     own = next((path for _, controllers, path in lines if "pids" in controllers.split(",")), None)
     kind, own = ("cgroup2", lines[-1][2]) if own is None else ("cgroup", own)
-    with _CgroupTree(kind) as top:
+    with _CgroupTree(kind, given) as top:
         path = f"{top}/{own}/pids.max"
         with open(path) as file:
             before = file.read()
@@ -205,10 +205,11 @@ def _rewrite_limit():
 class _CgroupTree:
     """The mounted tree of the pids controller of version 1, or that of version 2, as long as the block lasts."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, given):
         self._at = tempfile.mkdtemp(dir="/tmp")
-        options = b"pids" if kind == "cgroup" else None
-        call("mount", b"none", self._at.encode(), kind.encode(), 0, options)
+        # Those of version 2 are the tree's: whoever mounts it with others, outside of a cgroup namespace, changes them.
+        options = "pids" if kind == "cgroup" else given["cgroup2"]
+        call("mount", b"none", self._at.encode(), kind.encode(), 0, options.encode())
 
     def __enter__(self):
         return self._at

@@ -56,12 +56,7 @@ SETTINGS = [
         missing=lambda: absent("/proc/sysrq-trigger"),
         why=f"CVE-2022-0811: {OUTSIDE}",
     ),
-    Attack(
-        program="open_uevent_helper",
-        weak={"root": PRIVILEGED},
-        missing=lambda: absent("/sys/kernel/uevent_helper"),
-        why=OUTSIDE,
-    ),
+    Attack(program="write_setting_of_sysfs", weak={"root": PRIVILEGED}, why=OUTSIDE),
     Attack(
         program="unmount_masks",
         weak={"root": Weak(grant={"cap_add": ["SYS_ADMIN"]}, change=("unlock_mounts",), fields={"share": ["user"]})},
