@@ -72,11 +72,14 @@ class Running:
     A stack with a hostile container, `box`.
 
     Attributes:
+        pysuper: How its user calls pysuper, and with which variables.
         pid: Of its supervisor.
         project: Its runtime directory.
         journal: The directory of its journal.
     """
 
+    pysuper: list[str]
+    environment: dict[str, str]
     pid: int
     project: Path
     journal: Path
@@ -107,13 +110,13 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
         )
         environment = {"PATH": os.environ["PATH"], "HOME": name}
         environment |= {"PYSUPER_RUNTIME_DIR": f"{top}/run", "PYSUPER_STATE_DIR": f"{top}/state"}
-        command = [sys.executable, "-m", "pysuper", "up", str(top / "stack.toml")]
+        command = [sys.executable, "-m", "pysuper"]
         if public is not None:
             subprocess.run(["chown", "-R", f"{USER}:{USER}", top], check=True)
             environment["PYTHONPATH"] = str(public.home / "site")
             command[:1] = [*BECOME_USER, "env", public.python]
         with subprocess.Popen(
-            command,
+            [*command, "up", str(top / "stack.toml")],
             cwd=top,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -124,7 +127,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
                 assert wait_until(lambda: up.poll() is not None or _is_ready(top), 30 * PATIENCE)
                 (project,) = (top / "run").iterdir()
                 (journal,) = (top / "state").iterdir()
-                yield Running(up.pid, project, journal)
+                yield Running(command, environment, up.pid, project, journal)
             finally:
                 up.send_signal(signal.SIGTERM)
                 said, _ = up.communicate(timeout=30 * PATIENCE)
@@ -255,6 +258,30 @@ def test_no_line_of_a_container_looks_like_another_ones(running: Running) -> Non
     assert len(rows(shown)) == len(said())
     assert all(row.startswith(("box  |", "box  *")) for row in rows(shown))
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("command", [["ps"], ["logs"], ["events"], ["why", "box"], ["stats", "--no-stream"]])
+def test_no_command_passes_an_escape_on_to_a_terminal(running: Running, command: list[str]) -> None:
+    assert any("\x1b" in record.get("text", "") for record in records(running.journal))
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [*running.pysuper, *command, "--project", running.project.name],
+        cwd=running.project.parents[1],
+        env=running.environment | {"NO_COLOR": "1", "TERM": "dumb"},
+        stdout=theirs,
+        stderr=theirs,
+    ) as shown:
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # hung up
+            while chunk := os.read(ours, 65536):
+                said += chunk
+        os.close(ours)
+    assert b"box" in said
+    assert b"\x1b" not in said
+    assert b"\xc2\x9b" not in said
+    assert b"\r\r" not in said
+    assert shown.returncode == 0
 
 
 def test_no_line_of_a_container_becomes_a_record(running: Running) -> None:

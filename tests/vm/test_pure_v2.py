@@ -41,7 +41,7 @@ def machine() -> Iterator[Machine]:
         "tests/drivers/test_conformance.py "
         "-k 'TestV2 and (enforced or promised or joins or statistics or kill_reaches or from_inside)'",
         "tests/kernel/test_exec.py -k 'not sweep and not every'",
-        "tests/attacks -k 'root and (limit or release_agent or core_pattern or sysrq or kcore)'",
+        "tests/attacks -k 'root and (limit or release_agent or sysrq or kcore) or the_launcher and program'",
         "tests/kernel/test_stack.py -k 'ready or healthy or hanging or frozen or pid_1 or reach or reload or memory'",
     ],
 )

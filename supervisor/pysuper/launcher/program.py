@@ -39,14 +39,14 @@ def safe_program() -> Iterator[tuple[str, dict[str, str]]]:
         return
     try:
         copy = _sealed_copy(sys.executable)
+        try:
+            yield f"/proc/self/fd/{copy}", _library_path()
+        finally:
+            os.close(copy)
     except OSError as error:
-        message = f"could not copy the interpreter {sys.executable}, which a container could change: {error.strerror}"
-        remedy = "use one that belongs to root, such as /usr/bin/python3"
+        message = f"could not execute a copy of {sys.executable}, which a container could change: {error.strerror}"
+        remedy = "use an interpreter that belongs to root, such as /usr/bin/python3"
         raise LaunchError(message, errno=error.errno, remedy=remedy) from error
-    try:
-        yield f"/proc/self/fd/{copy}", _library_path()
-    finally:
-        os.close(copy)
 
 
 def _is_ours(path: str) -> bool:
