@@ -36,12 +36,12 @@ def machine() -> Iterator[Machine]:
         "tests/kernel/test_landlock.py::test_what_joins_a_container_has_them_too",
         "tests/kernel/test_mounts.py tests/kernel/test_rootless.py "
         "tests/kernel/test_ordinary_user.py::test_limits_hold_in_cgroups_that_were_delegated[range]",
-        "tests/kernel/test_faults.py -k 'kill_9 or killing or frozen or orphans'",
+        "tests/kernel/test_faults.py tests/attacks "
+        "-k 'kill_9 or killing or frozen or orphans or root and (limit or release_agent or sysrq or kcore)'",
         "tests/drivers --ignore-glob '*conformance*'",
         "tests/drivers/test_conformance.py "
         "-k 'TestV2 and (enforced or promised or joins or statistics or kill_reaches or from_inside)'",
         "tests/kernel/test_exec.py -k 'not sweep and not every'",
-        "tests/attacks -k 'root and (limit or release_agent or sysrq or kcore) or the_launcher and program'",
         "tests/kernel/test_stack.py -k 'ready or healthy or hanging or frozen or pid_1 or reach or reload or memory'",
     ],
 )
