@@ -104,17 +104,17 @@ class Battle:
     def __init__(self, attacks: Iterable[Attack], lane: str, public: Public | None) -> None:
         self._lane = lane
         self.public = public
-        self._outcomes: dict[tuple[str, bool], tuple[bool | None, Any]] | None = None
+        self._outcomes: dict[tuple[str, bool], tuple[bool | str | None, Any]] | None = None
         self._attacks = list(attacks)
 
-    def outcome(self, attack: Attack, *, weak: bool) -> tuple[bool | None, Any]:
-        """Whether an attack has succeeded, and what it says; None is that it could not be made."""
+    def outcome(self, attack: Attack, *, weak: bool) -> tuple[bool | str | None, Any]:
+        """Whether an attack has succeeded, and what it says; neither True nor False is that it was not made."""
         if self._outcomes is None:
             self._outcomes = {}  # a fight that fails is not begun again for each attack
             self._outcomes = self._fight()
         return self._outcomes[attack.program, weak]
 
-    def _fight(self) -> dict[tuple[str, bool], tuple[bool | None, Any]]:
+    def _fight(self) -> dict[tuple[str, bool], tuple[bool | str | None, Any]]:
         wanted: dict[str, tuple[Weak, bool, list[str]]] = {}
         for attack in self._attacks:
             without = None if attack.missing() else attack.weak_for(self._lane)

@@ -214,7 +214,11 @@ async def read_all(descriptor):
 
 
 async def perform(running, job, programs, given, slave):
-    """What comes of each attack of a job: whether it has succeeded (None: it could not be made), and what it says."""
+    """
+    What comes of each attack of a job: whether it has succeeded, and what it says.
+
+    None is that it could not be made, "refused" that its container was not started.
+    """
     joins = job["joins"]
     argument = json.dumps([job["attacks"], given | {"ready": 2, "joins": joins}])
     command = (PYTHON, "-I", "-S", "-c", programs, argument)
@@ -227,7 +231,7 @@ async def perform(running, job, programs, given, slave):
     except pysuper.PysuperError as error:
         os.close(read)
         os.close(ready)
-        return {name: [False, f"{type(error).__name__}: {error}"] for name in job["attacks"]}
+        return {name: ["refused", f"{type(error).__name__}: {error}"] for name in job["attacks"]}
     finally:
         os.close(write)
         os.close(tell)

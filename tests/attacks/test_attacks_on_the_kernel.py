@@ -122,6 +122,7 @@ OTHERS = [
         program="read_key_of_the_session",
         weak=Weak(grant=UNCONFINED, without=("NewSessionKeyring",)),
         strong=Weak(grant=UNCONFINED),
+        missing=lambda: absent("/proc/keys"),
         why="a session keyring of its own, and seccomp refuses keyctl",
     ),
 ]
