@@ -9,6 +9,7 @@ import attrs
 import pytest
 from attackcore import LANES, PRIVILEGED, Attack, Battle, Weak, battles, parametrized
 
+from machine import PATIENCE
 from ordinary import USER, Public
 
 #: Whoever has the user and the capabilities of a process may look into it, if it is dumpable; ptrace(2).
@@ -107,7 +108,7 @@ def test_a_command_that_is_the_launcher_cannot_change_the_interpreter_of_a_user(
         code = "" if defence else "from pysuper.launcher import program; program._is_ours = lambda path: False\n"
         code += "import sys; from pysuper.cli import main; sys.exit(main(sys.argv[1:]))"
         done = attrs.evolve(public, python=str(own)).run(
-            "-c", code, "run", "-v", f"{script}:/script:ro", "--", *inside, user=True
+            "-c", code, "run", "-v", f"{script}:/script:ro", "--", *inside, user=True, timeout=60 * PATIENCE
         )
         assert done.returncode == 0, done.stderr
         modes[defence] = own.stat().st_mode & 0o777
