@@ -1,0 +1,1 @@
+"""What pysuper costs, measured side by side with others; `make bench`, and README.md here."""

@@ -1,0 +1,276 @@
+"""The programs that are compared: how each runs a command in the root file system, and how isolated that is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+
+from bench.measure import Failed, run
+from bench.rig import PYSUPER, Rig
+from pysuper_plugins.cgroup.mounts import hierarchies
+
+__all__ = ["FULL", "System", "systems", "usable"]
+
+#: What `pysuper run` gives a container that asked for nothing else.
+FULL = (
+    "mnt pid net uts ipc user cgroup time, 65,536 own ids on an idmapped root, every v1 hierarchy with its limits (or "
+    "v2's pids.max), private /dev, masked /proc and /sys, capabilities, no_new_privs, seccomp"
+)
+_FIVE = "mnt pid net uts ipc"
+_PODMAN = f"{_FIVE}, private /dev, masked /proc, capabilities, seccomp, cgroup with pids.max; no own ids"
+_OCI = f"{_FIVE}, private /dev, masked /proc, 3 capabilities, no_new_privs; no own ids, no seccomp"
+
+#: Lower than what podman sets by itself, which root may not where it has no CAP_SYS_RESOURCE.
+_ULIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
+
+Argv = Callable[[Rig, Sequence[str]], list[str]]
+
+
+@attrs.frozen(kw_only=True)
+class System:
+    """
+    One way to run a command.
+
+    Attributes:
+        name: In tables and plots.
+        package: Of Debian; None is a part of the benchmark.
+        program: What is looked for in $PATH.
+        isolation: For the reader, who should compare like with like.
+        argv: The whole command line, for a command by its path in the root file system; `%n` in it becomes a number
+            that no other run has.
+        version: The options that make it print its version.
+    """
+
+    name: str
+    package: str | None = None
+    program: str
+    isolation: str
+    argv: Argv
+    version: tuple[str, ...] = ("--version",)
+
+    def describe(self) -> dict[str, str | None]:
+        """For the report."""
+        return {"isolation": self.isolation, "package": self.package, "version": self._version()}
+
+    def _version(self) -> str | None:
+        if self.package is None:
+            return None
+        said = subprocess.run([self.program, *self.version], capture_output=True, text=True, check=False)
+        return (said.stdout or said.stderr).strip().split("\n")[0]
+
+
+def systems() -> Iterator[System]:
+    """All of them, the plainest first."""
+    yield System(name="plain process", program="gcc", isolation="none: posix_spawn(3) and wait4(2)", argv=_plain)
+    yield System(
+        name="C floor, basic",
+        program="gcc",
+        isolation=f"{_FIVE}, pivot_root, /proc, a cgroup with pids.max",
+        argv=_floor("basic"),
+    )
+    yield System(
+        name="C floor, full", program="gcc", isolation=f"{FULL}; command is PID 1, no receipts", argv=_floor("full")
+    )
+    yield System(
+        name="pysuper run", program=PYSUPER, isolation=f"{FULL}; an init, receipts", argv=_pysuper, package="pysuper"
+    )
+    yield System(
+        name="unshare",
+        package="util-linux",
+        program="unshare",
+        isolation=f"{_FIVE}, chroot, /proc; no cgroup",
+        argv=lambda rig, command: [
+            *["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--mount-proc", "--root"],
+            str(rig.root),
+            *command,
+        ],
+    )
+    yield System(
+        name="bwrap",
+        package="bubblewrap",
+        program="bwrap",
+        isolation=f"{_FIVE}, private /dev, no_new_privs; no cgroup",
+        argv=lambda rig, command: [
+            *["bwrap", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-ipc", "--die-with-parent"],
+            *["--bind", str(rig.root), "/", *["--proc", "/proc", "--dev", "/dev", "--"], *command],
+        ],
+    )
+    yield System(
+        name="crun",
+        package="crun",
+        program="crun",
+        isolation=f"{_OCI}; cgroup with pids.max; sees only v1, since it refuses v1 beside v2",
+        argv=_without_v2(_oci("crun")),
+    )
+    yield System(
+        name="runc", package="runc", program="runc", isolation=f"{_OCI}; cgroup with pids.max", argv=_oci("runc")
+    )
+    yield System(
+        name="lxc-execute",
+        package="lxc",
+        program="lxc-execute",
+        isolation=f"{_FIVE} cgroup, an init, cgroup with pids.max; no own ids",
+        argv=_lxc,
+    )
+    yield System(
+        name="firejail",
+        package="firejail",
+        program="firejail",
+        isolation=f"{_FIVE}; on this machine's root, as its chroot is disabled by default; no cgroup",
+        argv=lambda rig, command: [
+            *["firejail", "--quiet", "--noprofile", "--net=none", "--ipc-namespace", "--"],
+            f"{rig.root}{command[0]}",
+            *command[1:],
+        ],
+    )
+    yield System(
+        name="systemd-nspawn",
+        package="systemd-container",
+        program="systemd-nspawn",
+        isolation=f"{_FIVE} cgroup, private /dev, masked /proc, capabilities, seccomp; read-only, as it locks others",
+        argv=lambda rig, command: [
+            *[
+                "systemd-nspawn",
+                "--quiet",
+                "--register=no",
+                "--keep-unit",
+                "--settings=no",
+                "--private-network",
+                "--pipe",
+            ],
+            *["--read-only", f"--directory={rig.root}", "--machine=bench-%n", "--", *command],
+        ],
+    )
+    yield System(
+        name="podman + crun",
+        package="podman",
+        program="podman",
+        isolation=f"{_PODMAN}; sees only v1, as above",
+        argv=_without_v2(_podman("crun")),
+    )
+    yield System(
+        name="podman + runc",
+        package="podman",
+        program="podman",
+        isolation=_PODMAN,
+        argv=_podman("runc"),
+    )
+
+
+def usable(rig: Rig, wanted: Sequence[str]) -> tuple[list[System], dict[str, str]]:
+    """
+    Those that work here, by trial, and why the others do not.
+
+    Args:
+        wanted: Parts of names; none is all.
+    """
+    working, left_out = [], {}
+    for system in systems():
+        if wanted and not any(part in system.name for part in wanted):
+            continue
+        if shutil.which(system.program) is None:
+            left_out[system.name] = f"{system.program} is not installed"
+            continue
+        try:
+            run(_found(system, rig, ["/bin/true"]), quiet=False)
+            stamps = run(_found(system, rig, ["/bin/stamp", "last"]), quiet=False).stamps
+            if set(stamps) != {"first", "last"}:
+                raise Failed("does not pass on what its command writes")
+        except Failed as error:
+            left_out[system.name] = str(error)
+        else:
+            working.append(attrs.evolve(system, argv=lambda rig, command, s=system: _found(s, rig, command)))
+    return working, left_out
+
+
+def _found(system: System, rig: Rig, command: Sequence[str]) -> list[str]:
+    """The command line, with the program's path: so nobody pays for the search in $PATH."""
+    program, *arguments = system.argv(rig, command)
+    path = shutil.which(program)
+    assert path is not None
+    return [path, *arguments]
+
+
+def _plain(rig: Rig, command: Sequence[str]) -> list[str]:
+    return [f"{rig.root}{command[0]}", *command[1:]]
+
+
+def _floor(level: str) -> Argv:
+    return lambda rig, command: [*rig.floor_options[level], "--", *command]
+
+
+def _pysuper(rig: Rig, command: Sequence[str]) -> list[str]:
+    return [PYSUPER, "run", "--rootfs", f"dir:{rig.root}", "--", *command]
+
+
+def _without_v2(inner: Argv) -> Argv:
+    """For crun, see hide.c."""
+
+    def argv(rig: Rig, command: Sequence[str]) -> list[str]:
+        program, *arguments = inner(rig, command)
+        mounted = hierarchies()
+        tops = [hierarchy.top for hierarchy in mounted if hierarchy.version == 2]
+        if not tops or len(tops) == len(mounted):
+            return [program, *arguments]
+        return [rig.hide, tops[0], str(shutil.which(program)), *arguments]
+
+    return argv
+
+
+def _oci(runtime: str) -> Argv:
+    """Its own default configuration, but with a network namespace, a limit, and our command."""
+
+    def argv(rig: Rig, command: Sequence[str]) -> list[str]:
+        bundle = rig.scratch / f"{runtime}-{hashlib.sha256(repr(command).encode()).hexdigest()[:12]}"
+        if not bundle.exists():
+            bundle.mkdir()
+            subprocess.run([runtime, "spec"], cwd=bundle, check=True)
+            config = json.loads((bundle / "config.json").read_text())
+            config["process"] |= {"terminal": False, "args": list(command)}
+            config["root"] = {"path": str(rig.root), "readonly": False}
+            config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "cgroup"]
+            kinds = ("pid", "network", "ipc", "uts", "mount")
+            config["linux"]["namespaces"] = [{"type": kind} for kind in kinds]
+            config["linux"]["resources"]["pids"] = {"limit": 1024}
+            (bundle / "config.json").write_text(json.dumps(config))
+        return [runtime, "--root", str(rig.scratch / runtime), "run", "--bundle", str(bundle), "bench-%n"]
+
+    return argv
+
+
+def _lxc(rig: Rig, command: Sequence[str]) -> list[str]:
+    settings, state = rig.scratch / "lxc.conf", rig.scratch / "lxc"
+    if not state.exists():
+        state.mkdir()
+        settings.write_text(
+            f"lxc.rootfs.path = dir:{rig.root}\nlxc.net.0.type = empty\nlxc.mount.auto = proc:mixed sys:ro\n"
+            "lxc.cgroup.pids.max = 1024\n"
+        )
+    return ["lxc-execute", "-n", "bench-%n", "-P", str(state), "-f", str(settings), "--", *command]
+
+
+def _podman(runtime: str) -> Argv:
+    def argv(rig: Rig, command: Sequence[str]) -> list[str]:
+        home = rig.scratch / f"podman-{runtime}"
+        return [
+            *["podman", f"--root={home}/root", f"--runroot={home}/run", f"--tmpdir={home}/tmp"],
+            *["--cgroup-manager=cgroupfs", "--events-backend=none", f"--runtime={runtime}"],
+            *[
+                "run",
+                "--rm",
+                "--interactive",
+                "--network=none",
+                "--pids-limit=1024",
+                *_ULIMITS,
+                "--rootfs",
+                str(rig.root),
+                *command,
+            ],
+        ]
+
+    return argv
