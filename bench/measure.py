@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import select
+import signal
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +13,7 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Failed", "Run", "descendants", "median", "p99", "pss", "read_stamps", "reap_orphans", "run", "spawn"]
-
-_serial = itertools.count()
+__all__ = ["Announced", "Failed", "Run", "descendants", "median", "p99", "pss", "reap_orphans", "run", "spawn"]
 
 
 class Failed(Exception):
@@ -39,24 +38,21 @@ class Run:
     cpu: float
 
 
-def run(argv: Sequence[str], *, quiet: bool = True) -> Run:
+def run(argv: list[str]) -> Run:
     """
     Run a program to its end.
-
-    Args:
-        argv: `%n` in an argument becomes a number that no other run has.
-        quiet: Its standard error is not kept, and a failure has no explanation.
 
     Raises:
         Failed: Its exit status is not 0.
     """
-    with _pipe() as (out, into), _pipe() as (errors, complaints), open(os.devnull, "r+b") as null:
+    with _pipe() as (out, into), open(os.memfd_create("stderr"), "r+b") as errors, open(os.devnull, "rb") as null:
         began = time.monotonic_ns()
-        pid = spawn(argv, stdin=null.fileno(), stdout=into, stderr=null.fileno() if quiet else complaints)
+        pid = spawn(argv, stdin=null.fileno(), stdout=into, stderr=errors.fileno())
         _, status, usage = os.wait4(pid, 0)
         known = time.monotonic_ns()
         if status:
-            said = _read_all(errors).decode(errors="replace").strip().splitlines()
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().splitlines()
             code = os.waitstatus_to_exitcode(status)
             raise Failed(said[-1] if said else f"{argv[0]}: exit status {code}")
         return Run(
@@ -64,11 +60,10 @@ def run(argv: Sequence[str], *, quiet: bool = True) -> Run:
         )
 
 
-def spawn(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> int:
+def spawn(argv: list[str], *, stdin: int, stdout: int, stderr: int) -> int:
     """Start a program with these descriptors; its pid."""
-    serial = f"{os.getpid()}-{next(_serial)}"
     actions = [(os.POSIX_SPAWN_DUP2, given, number) for number, given in enumerate((stdin, stdout, stderr))]
-    return os.posix_spawn(argv[0], [word.replace("%n", serial) for word in argv], os.environ, file_actions=actions)
+    return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions)
 
 
 @contextmanager
@@ -95,13 +90,27 @@ def _stamps(lines: Iterable[bytes]) -> dict[str, int]:
     return {word[0]: int(word[1]) for word in words if len(word) == 2 and word[0] in ("first", "last")}
 
 
-def read_stamps(descriptor: int, count: int) -> None:
-    """Wait until so many programs have said that they run, each a line."""
-    while count > 0:
-        said = os.read(descriptor, 1 << 16)
-        if not said:
-            raise Failed("a program that should wait has ended")
-        count -= said.count(b"\n")
+class Announced:
+    """Counts the programs that have said that they run, each a line in one pipe."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._seen = 0
+
+    def wait(self, count: int) -> None:
+        """
+        Wait until there are so many.
+
+        Raises:
+            Failed: There is nothing new for a minute.
+        """
+        while self._seen < count:
+            if not select.select([self._descriptor], [], [], 60)[0]:
+                raise Failed(f"after a minute only {self._seen} of {count} run")
+            said = os.read(self._descriptor, 1 << 16)
+            if not said:
+                raise Failed("programs that should wait have ended")
+            self._seen += said.count(b"\n")
 
 
 # --- processes ---
@@ -133,10 +142,20 @@ def _pss(pid: int) -> int:
 
 
 def reap_orphans() -> None:
-    """Wait for everything that programs have left behind; needs PR_SET_CHILD_SUBREAPER(2const)."""
+    """
+    Wait until all children have ended, also those that programs have left behind, PR_SET_CHILD_SUBREAPER(2const).
+
+    What has not after ten seconds is killed.
+    """
+    deadline = time.monotonic() + 10
     with suppress(ChildProcessError):
-        while os.wait():
-            pass
+        while True:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                time.sleep(0.01)
+                if time.monotonic() > deadline:
+                    for child in descendants(os.getpid())[1:]:
+                        os.kill(child, signal.SIGKILL)
 
 
 # --- figures ---

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -14,19 +17,17 @@ from bench.measure import Failed, run
 from bench.rig import PYSUPER, Rig
 from pysuper_plugins.cgroup.mounts import hierarchies
 
-__all__ = ["FULL", "System", "systems", "usable"]
+__all__ = ["System", "found_isolation", "systems", "usable"]
 
+_PRIVATE = "private /dev, masked /proc"
 #: What `pysuper run` gives a container that asked for nothing else.
-FULL = (
-    "mnt pid net uts ipc user cgroup time, 65,536 own ids on an idmapped root, every v1 hierarchy with its limits (or "
-    "v2's pids.max), private /dev, masked /proc and /sys, capabilities, no_new_privs, seccomp"
-)
-_FIVE = "mnt pid net uts ipc"
-_PODMAN = f"{_FIVE}, private /dev, masked /proc, capabilities, seccomp, cgroup with pids.max; no own ids"
-_OCI = f"{_FIVE}, private /dev, masked /proc, 3 capabilities, no_new_privs; no own ids, no seccomp"
+_FULL = f"idmapped root, {_PRIVATE} and /sys, each v1 cgroup with its limits (or v2's pids.max)"
+_LIMITED = "a cgroup with pids.max"
 
 #: Lower than what podman sets by itself, which root may not where it has no CAP_SYS_RESOURCE.
 _ULIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
+
+_numbers = itertools.count()
 
 Argv = Callable[[Rig, Sequence[str]], list[str]]
 
@@ -40,8 +41,8 @@ class System:
         name: In tables and plots.
         package: Of Debian; None is a part of the benchmark.
         program: What is looked for in $PATH.
-        isolation: For the reader, who should compare like with like.
-        argv: The whole command line, for a command by its path in the root file system; `%n` in it becomes a number
+        isolation: For the reader, who should compare like with like: what `found_isolation` does not find out.
+        argv: The whole command line, for a command by its path in the root file system. `%n` in it stands for a number
             that no other run has.
         version: The options that make it print its version.
     """
@@ -53,9 +54,26 @@ class System:
     argv: Argv
     version: tuple[str, ...] = ("--version",)
 
-    def describe(self) -> dict[str, str | None]:
-        """For the report."""
-        return {"isolation": self.isolation, "package": self.package, "version": self._version()}
+    def template(self, rig: Rig, command: Sequence[str]) -> list[str]:
+        """The command line, with the program's path, so that nobody pays for the search in $PATH."""
+        program, *arguments = self.argv(rig, command)
+        path = shutil.which(program)
+        assert path is not None
+        return [path, *arguments]
+
+    def command(self, rig: Rig, command: Sequence[str]) -> list[str]:
+        """The command line of one run."""
+        number = f"{os.getpid()}-{next(_numbers)}"
+        return [word.replace("%n", number) for word in self.template(rig, command)]
+
+    def describe(self, rig: Rig) -> dict[str, str | None]:
+        """For the report: what is stated, and what a command sees of it."""
+        return {
+            "isolation": self.isolation,
+            "found": found_isolation(self, rig),
+            "package": self.package,
+            "version": self._version(),
+        }
 
     def _version(self) -> str | None:
         if self.package is None:
@@ -66,24 +84,22 @@ class System:
 
 def systems() -> Iterator[System]:
     """All of them, the plainest first."""
-    yield System(name="plain process", program="gcc", isolation="none: posix_spawn(3) and wait4(2)", argv=_plain)
+    yield System(name="plain process", program="gcc", isolation="posix_spawn(3) and wait4(2)", argv=_plain)
     yield System(
         name="C floor, basic",
         program="gcc",
-        isolation=f"{_FIVE}, pivot_root, /proc, a cgroup with pids.max",
+        isolation=f"pivot_root, /proc, {_LIMITED}",
         argv=_floor("basic"),
     )
+    yield System(name="C floor, full", program="gcc", isolation=f"{_FULL}; no receipts", argv=_floor("full"))
     yield System(
-        name="C floor, full", program="gcc", isolation=f"{FULL}; command is PID 1, no receipts", argv=_floor("full")
-    )
-    yield System(
-        name="pysuper run", program=PYSUPER, isolation=f"{FULL}; an init, receipts", argv=_pysuper, package="pysuper"
+        name="pysuper run", program=PYSUPER, isolation=f"{_FULL}; an init, receipts", argv=_pysuper, package="pysuper"
     )
     yield System(
         name="unshare",
         package="util-linux",
         program="unshare",
-        isolation=f"{_FIVE}, chroot, /proc; no cgroup",
+        isolation="chroot, /proc; no cgroup",
         argv=lambda rig, command: [
             *["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--mount-proc", "--root"],
             str(rig.root),
@@ -94,7 +110,7 @@ def systems() -> Iterator[System]:
         name="bwrap",
         package="bubblewrap",
         program="bwrap",
-        isolation=f"{_FIVE}, private /dev, no_new_privs; no cgroup",
+        isolation="pivot_root, private /dev, /proc; no cgroup",
         argv=lambda rig, command: [
             *["bwrap", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-ipc", "--die-with-parent"],
             *["--bind", str(rig.root), "/", *["--proc", "/proc", "--dev", "/dev", "--"], *command],
@@ -104,24 +120,22 @@ def systems() -> Iterator[System]:
         name="crun",
         package="crun",
         program="crun",
-        isolation=f"{_OCI}; cgroup with pids.max; sees only v1, since it refuses v1 beside v2",
+        isolation=f"{_PRIVATE}, {_LIMITED}; shown v1 only, since it refuses v1 beside v2",
         argv=_without_v2(_oci("crun")),
     )
-    yield System(
-        name="runc", package="runc", program="runc", isolation=f"{_OCI}; cgroup with pids.max", argv=_oci("runc")
-    )
+    yield System(name="runc", package="runc", program="runc", isolation=f"{_PRIVATE}, {_LIMITED}", argv=_oci("runc"))
     yield System(
         name="lxc-execute",
         package="lxc",
         program="lxc-execute",
-        isolation=f"{_FIVE} cgroup, an init, cgroup with pids.max; no own ids",
+        isolation=f"/proc, {_LIMITED}; an init",
         argv=_lxc,
     )
     yield System(
         name="firejail",
         package="firejail",
         program="firejail",
-        isolation=f"{_FIVE}; on this machine's root, as its chroot is disabled by default; no cgroup",
+        isolation="on this machine's root, since its chroot is disabled by default; no cgroup",
         argv=lambda rig, command: [
             *["firejail", "--quiet", "--noprofile", "--net=none", "--ipc-namespace", "--"],
             f"{rig.root}{command[0]}",
@@ -132,7 +146,7 @@ def systems() -> Iterator[System]:
         name="systemd-nspawn",
         package="systemd-container",
         program="systemd-nspawn",
-        isolation=f"{_FIVE} cgroup, private /dev, masked /proc, capabilities, seccomp; read-only, as it locks others",
+        isolation=f"{_PRIVATE}, no cgroup of its own; a read-only root, since it locks others; a stub init",
         argv=lambda rig, command: [
             *[
                 "systemd-nspawn",
@@ -150,14 +164,14 @@ def systems() -> Iterator[System]:
         name="podman + crun",
         package="podman",
         program="podman",
-        isolation=f"{_PODMAN}; sees only v1, as above",
+        isolation=f"{_PRIVATE}, {_LIMITED}; shown v1 only, like crun",
         argv=_without_v2(_podman("crun")),
     )
     yield System(
         name="podman + runc",
         package="podman",
         program="podman",
-        isolation=_PODMAN,
+        isolation=f"{_PRIVATE}, {_LIMITED}",
         argv=_podman("runc"),
     )
 
@@ -177,23 +191,40 @@ def usable(rig: Rig, wanted: Sequence[str]) -> tuple[list[System], dict[str, str
             left_out[system.name] = f"{system.program} is not installed"
             continue
         try:
-            run(_found(system, rig, ["/bin/true"]), quiet=False)
-            stamps = run(_found(system, rig, ["/bin/stamp", "last"]), quiet=False).stamps
+            run(system.command(rig, ["/bin/true"]))
+            stamps = run(system.command(rig, ["/bin/stamp", "last"])).stamps
             if set(stamps) != {"first", "last"}:
                 raise Failed("does not pass on what its command writes")
         except Failed as error:
             left_out[system.name] = str(error)
         else:
-            working.append(attrs.evolve(system, argv=lambda rig, command, s=system: _found(s, rig, command)))
+            working.append(system)
     return working, left_out
 
 
-def _found(system: System, rig: Rig, command: Sequence[str]) -> list[str]:
-    """The command line, with the program's path: so nobody pays for the search in $PATH."""
-    program, *arguments = system.argv(rig, command)
-    path = shutil.which(program)
-    assert path is not None
-    return [path, *arguments]
+def found_isolation(system: System, rig: Rig) -> str:
+    """What a command finds: its namespaces that are not ours, its ids, capabilities and filters."""
+    script = "ls -l /proc/self/ns; cat /proc/self/uid_map; cat /proc/self/status"
+    said = subprocess.run(
+        system.command(rig, ["/bin/sh", "-c", script]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=False,
+        text=True,
+    ).stdout
+    here = {os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")}
+    links = dict.fromkeys(re.findall(r"(\w+):\[[0-9]+\]$", said, re.MULTILINE))
+    own = [name for name in links if not any(f"{link}\n" in said for link in here if link.startswith(f"{name}:"))]
+    ids = re.search(r"^ +0 +[1-9][0-9]* +([0-9]+)$", said, re.MULTILINE)
+    status = dict(re.findall(r"^(\w+):\t(.*)$", said, re.MULTILINE))
+    facts = [
+        " ".join(own) or "no namespaces",
+        f"{ids[1]} own ids" if ids else "",
+        f"{int(status['CapEff'], 16).bit_count()} capabilities" if "CapEff" in status else "",
+        "no_new_privs" if status.get("NoNewPrivs") == "1" else "",
+        "seccomp" if status.get("Seccomp") == "2" else "",
+    ]
+    return ", ".join(filter(None, facts))
 
 
 def _plain(rig: Rig, command: Sequence[str]) -> list[str]:

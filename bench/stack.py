@@ -5,7 +5,7 @@ The figures of `pysuper up`: many containers up and down, memory, answers under 
     .venv/bin/python bench/stack.py [--sizes 10,100,1000] [--rounds 20] [--json FILE]
 
 Needs root. What is compared runs interleaved, and only ratios mean something: machines differ, and this one is noisy.
-supervisord is installed into a directory that is removed afterwards.
+Without Debian's supervisord one is installed into a directory that is removed afterwards; without runit it is left out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -20,8 +21,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 PYSUPER = [str(Path(sys.executable).parent / "pysuper")]
 
@@ -35,17 +37,30 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pysuper-bench-") as scratch:
         os.environ |= {"PYSUPER_RUNTIME_DIR": f"{scratch}/run", "PYSUPER_STATE_DIR": f"{scratch}/state"}
-        figures = {
-            "many": [many(Path(scratch), int(size)) for size in arguments.sizes.split(",")],
-            "flood": flood(Path(scratch), arguments.flood) if arguments.flood else None,
-            "restart": restarts(Path(scratch), arguments.rounds) if arguments.rounds else None,
-        }
+        sizes = [int(size) for size in arguments.sizes.split(",")]
+        figures = measure(Path(scratch), sizes, arguments.rounds, arguments.flood)
     print("\n".join(table(figures)))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def table(figures: dict[str, object]) -> Iterator[str]:
+def measure(scratch: Path, sizes: list[int], rounds: int, flooding: int, seconds: float = 20.0) -> dict[str, Any]:
+    """
+    All figures.
+
+    Args:
+        sizes: How many containers, one run each.
+        rounds: Kills of each supervisor; 0 is none.
+        flooding: Containers that write as fast as they can, for so many `seconds`; 0 is none.
+    """
+    return {
+        "many": [many(scratch, size) for size in sizes],
+        "flood": flood(scratch, flooding, seconds) if flooding else None,
+        "restart": restarts(scratch, rounds) if rounds else None,
+    }
+
+
+def table(figures: dict[str, Any]) -> Iterator[str]:
     """What was measured, as Markdown."""
     yield "| containers | up, s | ms each | down, s | supervisor, MB | MB each | with inits, PSS MB each |"
     yield "|---|---|---|---|---|---|---|"
@@ -177,10 +192,16 @@ def flood(scratch: Path, size: int, seconds: float = 20.0) -> dict[str, float]:
 
 def restarts(scratch: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Kill one process under each supervisor in turn; seconds until its successor runs."""
-    with pysuper_service(scratch) as ours, supervisord_service(scratch) as theirs:
-        kills = {"pysuper, a container": ours, "supervisord, a plain process": theirs}
+    with ExitStack() as stack:
+        kills = {
+            "pysuper, a container": stack.enter_context(pysuper_service(scratch)),
+            "supervisord, a plain process": stack.enter_context(supervisord_service(scratch)),
+        }
+        if runsv := shutil.which("runsv"):
+            kills["runit, a plain process"] = stack.enter_context(runit_service(runsv, scratch))
         times: dict[str, list[float]] = {name: [] for name in kills}
         for _ in range(rounds):
+            time.sleep(1.1)  # runit waits before it restarts what has not lived for a second
             for name, kill in kills.items():
                 times[name].append(kill())
                 time.sleep(0.2)
@@ -230,9 +251,7 @@ def pysuper_service(scratch: Path) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def supervisord_service(scratch: Path) -> Iterator[Callable[[], float]]:
-    venv = scratch / "supervisord"
-    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    subprocess.run([venv / "bin/pip", "install", "-qqq", "supervisor", "setuptools<81"], check=True)
+    program = shutil.which("supervisord") or installed_supervisord(scratch / "supervisord")
     os.mkfifo(scratch / "fifo")
     fifo = os.open(scratch / "fifo", os.O_RDWR)
     settings = scratch / "supervisord.conf"
@@ -240,12 +259,36 @@ def supervisord_service(scratch: Path) -> Iterator[Callable[[], float]]:
         f"[supervisord]\nnodaemon=true\nlogfile={scratch}/supervisord.log\npidfile={scratch}/supervisord.pid\n"
         f'[program:box]\ncommand=sh -c "{announcing(scratch / "fifo")}"\nautorestart=true\nstartsecs=0\n'
     )
-    process = subprocess.Popen([venv / "bin/supervisord", "-c", settings], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([program, "-c", settings], stdout=subprocess.DEVNULL)
     try:
         os.read(fifo, 64)
         yield lambda: timed_kill(descendants(process.pid)[1], fifo)
     finally:
         process.terminate()
+        process.wait()
+        os.close(fifo)
+
+
+def installed_supervisord(venv: Path) -> str:
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    subprocess.run([venv / "bin/pip", "install", "-qqq", "supervisor", "setuptools<81"], check=True)
+    return str(venv / "bin/supervisord")
+
+
+@contextmanager
+def runit_service(runsv: str, scratch: Path) -> Iterator[Callable[[], float]]:
+    service = scratch / "runit"
+    service.mkdir()
+    os.mkfifo(scratch / "runit.fifo")
+    fifo = os.open(scratch / "runit.fifo", os.O_RDWR)
+    (service / "run").write_text(f"#!/bin/sh\n{announcing(scratch / 'runit.fifo')}\n")
+    (service / "run").chmod(0o755)
+    process = subprocess.Popen([runsv, service])
+    try:
+        os.read(fifo, 64)
+        yield lambda: timed_kill(descendants(process.pid)[1], fifo)
+    finally:
+        process.terminate()  # which it passes on
         process.wait()
         os.close(fifo)
 

@@ -1,0 +1,70 @@
+"""
+One command in a container, once: the whole time, the time to its first instruction, and from its last one to knowledge.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from bench.measure import run
+from bench.ours import Ours
+from bench.peers import System
+from bench.rig import Rig
+
+__all__ = ["API", "Samples", "oneshot"]
+
+#: How the Python API is called in tables, by whether there is an init.
+API = {True: "pysuper, Python API", False: "pysuper, Python API, no init"}
+
+
+@attrs.define
+class Samples:
+    """
+    Seconds of each run of one system.
+
+    Attributes:
+        total: Of /bin/true, from the start of the program until it is known to have ended.
+        first: From there to the first instruction of a command.
+        notice: From the last instruction of that command until its end is known, with all that follows from it.
+        exit: Until its end is known to pysuper, before it has cleaned up.
+    """
+
+    total: list[float] = attrs.field(factory=list)
+    first: list[float] = attrs.field(factory=list)
+    notice: list[float] = attrs.field(factory=list)
+    exit: list[float] = attrs.field(factory=list)
+
+    @property
+    def spent(self) -> float:
+        """About the seconds that these have taken."""
+        return 2 * sum(self.total)
+
+
+def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> dict[str, Samples]:
+    """
+    Every system in turn, again and again.
+
+    Args:
+        rounds: How often each is run.
+        patience: Seconds after which a slow one is not run any more, after three times.
+    """
+    samples = {name: Samples() for name in [*(system.name for system in systems), *API.values()]}
+    with Ours(rig.root) as ours:
+        ours.ask("ready")
+        for turn in range(rounds):
+            for system in systems[turn % len(systems) :] + systems[: turn % len(systems)]:
+                sample = samples[system.name]
+                if turn < 3 or sample.spent < patience:
+                    _once(rig, system, sample)
+            for init, name in API.items():
+                for figure, values in ours.ask("once", count=1, init=init).items():
+                    getattr(samples[name], figure).extend(values)
+    return samples
+
+
+def _once(rig: Rig, system: System, sample: Samples) -> None:
+    whole = run(system.command(rig, ["/bin/true"]))
+    sample.total.append((whole.known - whole.began) / 1e9)
+    stamped = run(system.command(rig, ["/bin/stamp", "last"]))
+    sample.first.append((stamped.stamps["first"] - stamped.began) / 1e9)
+    sample.notice.append((stamped.known - stamped.stamps["last"]) / 1e9)
