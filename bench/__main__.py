@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 import attrs
 
 from bench import report, stack
-from bench.batch import batch
-from bench.many import many
+from bench.batch import Batch, batch
+from bench.many import Many, fits, many
 from bench.measure import median
-from bench.oneshot import oneshot
+from bench.oneshot import API, oneshot
 from bench.peers import usable
 from bench.rig import Rig, set_up
 
@@ -32,6 +32,7 @@ _T = TypeVar("_T")
 
 #: Fewer runs of each than this are no measurement.
 _ENOUGH = 20
+_FIGURES = ("batch", "many", "stack")
 
 
 def main() -> None:
@@ -39,14 +40,15 @@ def main() -> None:
     if os.geteuid() != 0:
         raise SystemExit("the benchmark needs root: its peers do")
     machine = _machine()
+    # Where it is set, every start would compile pysuper and all that it imports, which no installed program does.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pysuper-bench-") as scratch, set_up(Path(scratch)) as rig:
         os.environ |= {"PYSUPER_RUNTIME_DIR": f"{scratch}/run", "PYSUPER_STATE_DIR": f"{scratch}/state"}
         figures = _measured(rig, arguments)
-    settings = {name: value for name, value in vars(arguments).items() if name != "out"}
     figures |= {
         "smoke": arguments.rounds < _ENOUGH,
-        "settings": settings,
+        "settings": {name: value for name, value in vars(arguments).items() if name != "out"},
         "machine": machine | {"load_after": os.getloadavg()[0]},
     }
     (arguments.out / "bench.json").write_text(json.dumps(figures, indent=1) + "\n")
@@ -57,15 +59,12 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="the directory to write to")
-    parser.add_argument("--rounds", type=int, default=40, help="how often each system runs one command")
+    parser.add_argument("--rounds", type=int, default=40, help="how often each system runs one command, and the like")
     parser.add_argument("--seconds", type=float, default=10, help="for one system and figure; slow ones get fewer runs")
     parser.add_argument("--batch", type=int, default=200, help="containers in a batch")
-    parser.add_argument("--batches", type=int, default=3, help="batches of each system at each concurrency")
     parser.add_argument("--sizes", type=_numbers, default=[10, 100, 1000], help="how many containers sleep")
-    parser.add_argument("--repeats", type=int, default=2, help="how often they are brought up")
-    parser.add_argument("--only", nargs="*", default=[], help="of the peers, those with these words in their names")
-    parser.add_argument("--stack-sizes", type=_numbers, default=[10, 100], help="how many containers a stack has")
-    parser.add_argument("--restarts", type=int, default=20, help="kills under each supervisor; 0 leaves stacks out")
+    parser.add_argument("--only", nargs="*", default=[], help="of the systems, those with these words in their names")
+    parser.add_argument("--without", nargs="*", default=[], choices=_FIGURES, help="figures that are not wanted")
     return parser.parse_args()
 
 
@@ -75,27 +74,30 @@ def _numbers(text: str) -> list[int]:
 
 def _measured(rig: Rig, arguments: argparse.Namespace) -> dict[str, Any]:
     date = datetime.now(UTC).date().isoformat()
-    systems, left_out = _told("which peers work here", lambda: usable(rig, arguments.only))
+    rounds, seconds = arguments.rounds, arguments.seconds
+    systems, left_out = _told("which systems work here", lambda: usable(rig, arguments.only))
     described = {system.name: system.describe(rig) for system in systems}
-    samples = _told("one command, once", lambda: oneshot(rig, systems, arguments.rounds, arguments.seconds))
+    samples = _told("one command, once", lambda: oneshot(rig, systems, rounds, seconds))
+    # What the others take tells how many of them there is time for.
     medians = {name: median(sample.total) for name, sample in samples.items()}
-    batches, failed = _told(
-        "batches",
-        lambda: batch(rig, systems, medians, arguments.batch, arguments.batches, arguments.seconds),
-    )
-    left_out |= failed
-    starts = max(2, arguments.rounds // 4)
-    rows, failed = _told(
-        "containers that sleep",
-        lambda: many(rig, systems, medians, arguments.sizes, starts, arguments.repeats, arguments.seconds),
-    )
-    left_out |= failed
+    repeats = 3 if rounds >= _ENOUGH else 1
+    batches: list[Batch] = []
+    if "batch" not in arguments.without:
+        batches, failed = _told("batches", lambda: batch(rig, systems, medians, arguments.batch, repeats, seconds))
+        left_out |= failed
+    rows: list[Many] = []
+    if "many" not in arguments.without:
+        starts = max(2, rounds // 4)
+        rows, failed = _told(
+            "containers that sleep",
+            lambda: many(rig, systems, medians, arguments.sizes, starts, repeats, seconds),
+        )
+        left_out |= failed
     stacks = None
-    if arguments.restarts:
-        flood = min(arguments.stack_sizes[-1], arguments.batch)
+    if "stack" not in arguments.without:
+        sizes = [size for size in arguments.sizes if fits(API[True], medians, size, seconds)]
         stacks = _told(
-            "stacks",
-            lambda: stack.measure(rig.scratch, arguments.stack_sizes, arguments.restarts, flood, arguments.seconds),
+            "stacks", lambda: stack.measure(rig.scratch, sizes, min(rounds, 20), min(100, max(sizes)), 2 * seconds)
         )
     return {
         "date": date,

@@ -98,14 +98,15 @@ class _Serving:
         Containers, one after the other.
 
         Returns:
-            For each, in seconds: `total` from the call of `start` until `wait` has returned; `first` from that call to
-            the command's first instruction; `exit` and `notice` from its last one until its exit is known, and until
-            `wait` has returned, when everything is cleaned up.
+            For each, in seconds: `total` from the call of `start` until `wait` has returned, for /bin/true; `first`
+            from that call to the first instruction of another command; `exit` and `notice` from its last one until its
+            exit is known, and until `wait` has returned, when everything is cleaned up.
         """
         supervisor = await self._open()
         times: dict[str, list[float]] = {"total": [], "first": [], "exit": [], "notice": []}
         spec = self._spec(("/bin/stamp", "last"), init)
         for _ in range(count):
+            times["total"] += await self.starts(1, init)
             out, into = os.pipe2(os.O_CLOEXEC)
             began = time.monotonic_ns()
             container = await supervisor.start(spec, stdout=into)
@@ -118,7 +119,6 @@ class _Serving:
             said = dict(line.split() for line in os.read(out, 4096).decode().splitlines())
             os.close(out)
             for name, span in {
-                "total": known - began,
                 "first": int(said["first"]) - began,
                 "exit": exited - int(said["last"]),
                 "notice": known - int(said["last"]),

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench import stack
 from bench.measure import median, p99
+from bench.targets import targets
 
 __all__ = ["plots", "tables", "write"]
 
@@ -41,15 +42,19 @@ def tables(figures: Figures) -> Iterator[str]:
     yield from _isolation(figures)
     yield "\n## One command, once\n"
     yield from _oneshot(figures["oneshot"])
-    yield "\n## Batches\n"
-    yield from _batch(figures["batch"])
-    yield "\n## Containers that sleep\n"
-    yield from _many(figures["many"])
-    yield "\n## One more, beside them\n"
-    yield from _growth(figures["many"])
+    if figures["batch"]:
+        yield "\n## Batches\n"
+        yield from _batch(figures["batch"])
+    if figures["many"]:
+        yield "\n## Containers that sleep\n"
+        yield from _many(figures["many"])
+        yield "\n## One more, beside them\n"
+        yield from _growth(figures["many"])
     if figures["stack"]:
         yield "\n## Stacks\n"
         yield from stack.table(figures["stack"])
+    yield "\n## What is aimed at\n"
+    yield from _table(["", "wanted", "found"], targets(figures))
     if figures["left_out"]:
         yield "\n## Left out\n"
         yield from (f"- {name}: {reason}" for name, reason in figures["left_out"].items())
@@ -59,8 +64,7 @@ def _preface(figures: Figures) -> Iterator[str]:
     machine, settings = figures["machine"], figures["settings"]
     if figures["smoke"]:
         yield "**A smoke run: it shows that the benchmark works. There are too few samples to believe its figures.**\n"
-    busy = max(machine["load_before"] / machine["cpus"], 0)
-    if busy > 0.3:
+    if machine["load_before"] > 0.3 * machine["cpus"]:
         yield (
             f"**The machine was busy: its load was {machine['load_before']:.1f} before anything was started. "
             "Do not believe the figures.**\n"
@@ -187,7 +191,9 @@ def plots(figures: Figures, directory: Path) -> Iterator[str]:
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "pysuper"  # the same figures make the same file
     title = f"{'smoke run, ' if figures['smoke'] else ''}{figures['date']}"
-    for name, draw in _PLOTS.items():
+    for name, (draw, figure) in _PLOTS.items():
+        if not figures[figure]:
+            continue
         _plot(draw, figures, f"{name} ({title})", directory / f"{name}.svg")
         yield name
 
@@ -252,11 +258,12 @@ def _plot_growth(axes: Any, figures: Figures) -> None:
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-_PLOTS: Mapping[str, Callable[[Any, Figures], None]] = {
-    "oneshot": _plot_oneshot,
-    "batch": _plot_batch,
-    "memory": _plot_memory,
-    "growth": _plot_growth,
+#: By the name of the file: how it is drawn, and of which figures.
+_PLOTS: Mapping[str, tuple[Callable[[Any, Figures], None], str]] = {
+    "oneshot": (_plot_oneshot, "oneshot"),
+    "batch": (_plot_batch, "batch"),
+    "memory": (_plot_memory, "many"),
+    "growth": (_plot_growth, "many"),
 }
 
 if __name__ == "__main__":

@@ -92,6 +92,8 @@ def _make_root(root: Path, stamp: str) -> Path:
 
 def _floor_options(scratch: Path, root: Path, floor: str) -> dict[str, list[str]]:
     """Those of each level; what the full one needs is read from the plan of a container with the default settings."""
+    # The first container of a supervisor has the controllers of cgroup v2 enabled, which the floor does not do.
+    subprocess.run([PYSUPER, "run", "--rootfs", f"dir:{root}", "--", "/bin/true"], check=True)
     plan = json.loads(
         subprocess.run(
             [PYSUPER, "plan", "--json", "--rootfs", f"dir:{root}", "--", "/bin/true"],
