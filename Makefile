@@ -13,7 +13,7 @@ setup: $(VENV)/.setup
 $(VENV)/.setup: pyproject.toml $(wildcard requirements-dev.txt)
 	-tests/fixtures_build/debs.sh
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --editable '.[dev,docs]'
+	$(PIP_INSTALL) --editable '.[dev,docs,bench]'
 	touch $(VENV)/.setup $(VENV)/.runtime
 
 # What it takes to run pysuper, which is less than it takes to test it.
@@ -30,6 +30,7 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy tests/vm tests/fixtures_build
+	$(BIN)/mypy --package bench
 	$(BIN)/mypy examples/*/*.py
 	$(BIN)/lint-imports
 
@@ -50,14 +51,18 @@ test: lint docs fixtures
 	PYSUPER_TEST_PATIENCE=$${PYSUPER_TEST_PATIENCE:-3} $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # Each target of tests/fuzz for so long, or those of TARGETS; what is found is left in build/fuzz.
-SECONDS := 60
+fuzz: SECONDS ?= 60
 fuzz: setup
 	$(PIP_INSTALL) --editable '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py $(SECONDS) $(TARGETS)
 
-# What the default protections cost; as root.
+# Pysuper beside its peers, into build/bench: `make bench` takes a quarter of an hour on an idle machine,
+# `make bench N=2 SECONDS=1` two minutes, which only shows that it works.
+N ?= 40
+bench: SECONDS ?= 10
 bench: setup
-	$(BIN)/python bench/defaults.py
+	bench/install.sh
+	$(BIN)/python -m bench --rounds $(N) --seconds $(SECONDS) $(BENCH)
 
 clean:
 	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

@@ -191,6 +191,7 @@ static void mount_new(const char *type, int target, unsigned int attributes, con
 	int context = must(syscall(SYS_fsopen, type, FSOPEN_CLOEXEC));
 	int mount;
 
+	must(syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "source", type, 0));
 	for (; options && options[0]; options += 2)
 		must(syscall(SYS_fsconfig, context, options[1] ? FSCONFIG_SET_STRING : FSCONFIG_SET_FLAG, options[0],
 			     options[1], 0));

@@ -69,7 +69,9 @@ class System:
     def describe(self, rig: Rig) -> dict[str, str | None]:
         """For the report: what is stated, and what a command sees of it."""
         return {
-            "isolation": self.isolation,
+            "isolation": "; without ".join(
+                [self.isolation, *(rig.beyond_floor if self.name == "C floor, full" else ())]
+            ),
             "found": found_isolation(self, rig),
             "package": self.package,
             "version": self._version(),

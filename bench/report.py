@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -215,7 +216,7 @@ def _plot_oneshot(axes: Any, figures: Figures) -> None:
         values = [1000 * median(samples[name][figure]) for name in names]
         axes.barh([place + offset for place in range(len(names))], values, 0.4, label=label)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("one command, median, milliseconds (logarithmic)")
     axes.legend()
 
@@ -231,7 +232,7 @@ def _plot_batch(axes: Any, figures: Figures) -> None:
         places = [place + (1 - index) * height for place in range(len(names))]
         axes.barh(places, values, height, label=f"{jobs} at once")
     axes.set_yticks(range(len(names)), names)
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("containers a second, median (logarithmic)")
     axes.legend()
 
@@ -242,7 +243,7 @@ def _plot_memory(axes: Any, figures: Figures) -> None:
     names = sorted(largest, key=lambda name: -median(largest[name]["memory"]))
     axes.barh(names, [median(largest[name]["memory"]) for name in names])
     axes.set_yticks(range(len(names)), [f"{name}, {largest[name]['size']} sleeping" for name in names])
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("memory of each container without its command, MB (logarithmic)")
 
 
@@ -256,6 +257,16 @@ def _plot_growth(axes: Any, figures: Figures) -> None:
     axes.set_xlabel("containers that sleep (logarithmic)")
     axes.set_ylabel("one more, median, milliseconds (logarithmic)")
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _logarithmic(axes: Any) -> None:
+    """Bars that begin at a power of ten."""
+    from matplotlib.ticker import NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_xlim(left=10 ** math.floor(math.log10(axes.dataLim.minposx)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 #: By the name of the file: how it is drawn, and of which figures.

@@ -20,6 +20,34 @@ __all__ = ["PYSUPER", "Rig", "set_up"]
 
 PYSUPER = str(Path(sys.executable).parent / "pysuper")
 _HERE = Path(__file__).parent
+#: Steps of a plan that floor.c takes, too.
+_FLOOR_STEPS = frozenset(
+    {
+        "become_root",
+        "bind",
+        "bound_capabilities",
+        "join_cgroup",
+        "join_namespace",
+        "loopback_up",
+        "mask_path",
+        "mknod",
+        "mount",
+        "new_session_keyring",
+        "no_new_privileges",
+        "pivot_root",
+        "private_mounts",
+        "read_only_path",
+        "seccomp",
+        "set_capabilities",
+        "set_hostname",
+        "set_rlimit",
+        "set_umask",
+        "set_user",
+        "setsid",
+        "symlink",
+        "unshare",
+    }
+)
 #: How those cgroups are called that the compared programs may leave behind.
 _LEFT_BEHIND = ("pysuper-floor.", "bench-", "lxc.", "libpod", "conmon")
 
@@ -32,6 +60,7 @@ class Rig:
         root: The root file system of every container, made of this machine's busybox; it has /bin/stamp.
         floor, hide, stamp: The C programs.
         floor_options: By level, what makes the floor as isolated as it should be here.
+        beyond_floor: Steps of pysuper that the floor does not take, so that it is less isolated.
     """
 
     scratch: Path
@@ -40,6 +69,7 @@ class Rig:
     hide: str
     stamp: str
     floor_options: dict[str, list[str]]
+    beyond_floor: tuple[str, ...]
 
 
 @contextmanager
@@ -49,6 +79,7 @@ def set_up(scratch: Path) -> Iterator[Rig]:
     floor, hide, stamp = (str(scratch / name) for name in ("floor", "hide", "stamp"))
     root = _make_root(scratch / "root", stamp)
     before = set(_cgroups())
+    plan = _default_plan(root)
     try:
         yield Rig(
             scratch=scratch,
@@ -56,7 +87,8 @@ def set_up(scratch: Path) -> Iterator[Rig]:
             floor=floor,
             hide=hide,
             stamp=stamp,
-            floor_options=_floor_options(scratch, root, floor),
+            floor_options=_floor_options(plan, scratch, root, floor),
+            beyond_floor=tuple(sorted({step["do"] for step in _steps(plan)} - _FLOOR_STEPS)),
         )
     finally:
         for path in sorted(set(_cgroups()) - before):
@@ -90,17 +122,18 @@ def _make_root(root: Path, stamp: str) -> Path:
     return root
 
 
-def _floor_options(scratch: Path, root: Path, floor: str) -> dict[str, list[str]]:
-    """Those of each level; what the full one needs is read from the plan of a container with the default settings."""
+def _default_plan(root: Path) -> dict[str, Any]:
+    """The plan of a container with the default settings."""
+    command = ["--rootfs", f"dir:{root}", "--", "/bin/true"]
     # The first container of a supervisor has the controllers of cgroup v2 enabled, which the floor does not do.
-    subprocess.run([PYSUPER, "run", "--rootfs", f"dir:{root}", "--", "/bin/true"], check=True)
-    plan = json.loads(
-        subprocess.run(
-            [PYSUPER, "plan", "--json", "--rootfs", f"dir:{root}", "--", "/bin/true"],
-            check=True,
-            stdout=subprocess.PIPE,
-        ).stdout
-    )
+    subprocess.run([PYSUPER, "run", *command], check=True)
+    shown = subprocess.run([PYSUPER, "plan", "--json", *command], check=True, stdout=subprocess.PIPE)
+    plan: dict[str, Any] = json.loads(shown.stdout)
+    return plan
+
+
+def _floor_options(plan: dict[str, Any], scratch: Path, root: Path, floor: str) -> dict[str, list[str]]:
+    """Those of each level; what the full one does not know by itself is read from the plan."""
     full = [option for step in _steps(plan) for option in _options(step, scratch)]
     if plan["cgroup"]:
         cgroup = ["--cgroup2", os.path.dirname(plan["cgroup"])]
