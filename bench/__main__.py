@@ -77,7 +77,9 @@ def _measured(rig: Rig, arguments: argparse.Namespace) -> dict[str, Any]:
     rounds, seconds = arguments.rounds, arguments.seconds
     systems, left_out = _told("which systems work here", lambda: usable(rig, arguments.only))
     described = {system.name: system.describe(rig) for system in systems}
-    samples = _told("one command, once", lambda: oneshot(rig, systems, rounds, seconds))
+    samples, failed = _told("one command, once", lambda: oneshot(rig, systems, rounds, seconds))
+    left_out |= failed
+    systems = [system for system in systems if system.name in samples]
     # What the others take tells how many of them there is time for.
     medians = {name: median(sample.total) for name, sample in samples.items()}
     repeats = 3 if rounds >= _ENOUGH else 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import attrs
 
-from bench.measure import Failed, run
+from bench.measure import Failed, rotated, run
 from bench.oneshot import API
 from bench.ours import Ours
 from bench.peers import System
@@ -55,24 +57,24 @@ def batch(
     found: dict[tuple[str, int], Batch] = {}
     left_out: dict[str, str] = {}
 
-    def of(name: str, jobs: int) -> Batch:
-        fitting = max(min(jobs, count), min(count, int(patience / medians[name])))
-        return found.setdefault((name, jobs), Batch(name, jobs, fitting))
-
+    peers = {system.name: system for system in systems}
+    turns = itertools.product(range(rounds), (1, 4, 16))
     with Ours(rig.root) as ours:
-        for _ in range(rounds):
-            for jobs in (1, 4, 16):
-                for system in systems:
-                    title = f"{system.name}, {jobs} at once"
-                    try:
-                        if title not in left_out:
-                            _one(rig, system, of(system.name, jobs))
-                    except Failed as error:
-                        left_out[title] = str(error)
-                        del found[system.name, jobs]
-                for init, name in API.items():
-                    figures = of(name, jobs)
-                    figures.add(**ours.ask("batch", count=figures.count, jobs=jobs, init=init))
+        for turn, (_, jobs) in enumerate(turns):
+            for name in rotated([*peers, *API.values()], turn):
+                title = f"{name}, {jobs} at once"
+                if title in left_out:
+                    continue
+                fitting = max(min(jobs, count), min(count, int(patience / medians[name])))
+                figures = found.setdefault((name, jobs), Batch(name, jobs, fitting))
+                try:
+                    if name in peers:
+                        _one(rig, peers[name], figures)
+                    else:
+                        figures.add(**ours.ask("batch", count=figures.count, jobs=jobs, init=name == API[True]))
+                except Failed as error:
+                    left_out[title] = str(error)
+                    del found[name, jobs]
     return list(found.values()), left_out
 
 

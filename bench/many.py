@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from bench.measure import Announced, Failed, descendants, pss, reap_orphans, run, spawn
+from bench.measure import Announced, Failed, descendants, pss, reap_orphans, rotated, run, spawn
 from bench.oneshot import API
 from bench.ours import Ours
 from bench.peers import System
@@ -74,10 +74,9 @@ def many(
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     found: dict[tuple[str, int], Many] = {}
     left_out: dict[str, str] = {}
-    ours = list(API.values())
     peers = {system.name: system for system in systems if system.name != "plain process"}
-    for _ in range(rounds):
-        for size, name in itertools.product(sizes, [*peers, *ours]):
+    for turn in range(rounds):
+        for size, name in itertools.product(sizes, rotated([*peers, *API.values()], turn)):
             title = f"{name}, {size} sleeping"
             if title in left_out:
                 continue

@@ -13,7 +13,19 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Announced", "Failed", "Run", "descendants", "median", "p99", "pss", "reap_orphans", "run", "spawn"]
+__all__ = [
+    "Announced",
+    "Failed",
+    "Run",
+    "descendants",
+    "median",
+    "p99",
+    "pss",
+    "reap_orphans",
+    "rotated",
+    "run",
+    "spawn",
+]
 
 
 class Failed(Exception):
@@ -159,6 +171,12 @@ def reap_orphans() -> None:
 
 
 # --- figures ---
+
+
+def rotated(names: Sequence[str], turn: int) -> list[str]:
+    """The same in another order in each turn, so that nobody is always measured after the same one."""
+    start = turn % len(names)
+    return [*names[start:], *names[:start]]
 
 
 def median(values: Sequence[float]) -> float:

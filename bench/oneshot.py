@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import attrs
 
-from bench.measure import run
+from bench.measure import Failed, rotated, run
 from bench.ours import Ours
 from bench.peers import System
 from bench.rig import Rig
@@ -40,26 +40,37 @@ class Samples:
         return 2 * sum(self.total)
 
 
-def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> dict[str, Samples]:
+def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> tuple[dict[str, Samples], dict[str, str]]:
     """
     Every system in turn, again and again.
 
     Args:
         rounds: How often each is run.
         patience: Seconds after which a slow one is not run any more, after three times.
+
+    Returns:
+        The samples, and which system failed, with the reason.
     """
-    samples = {name: Samples() for name in [*(system.name for system in systems), *API.values()]}
+    peers = {system.name: system for system in systems}
+    samples = {name: Samples() for name in [*peers, *API.values()]}
+    left_out: dict[str, str] = {}
     with Ours(rig.root) as ours:
         ours.ask("ready")
         for turn in range(rounds):
-            for system in systems[turn % len(systems) :] + systems[: turn % len(systems)]:
-                sample = samples[system.name]
-                if turn < 3 or sample.spent < patience:
-                    _once(rig, system, sample)
-            for init, name in API.items():
-                for figure, values in ours.ask("once", count=1, init=init).items():
-                    getattr(samples[name], figure).extend(values)
-    return samples
+            for name in rotated(list(samples), turn):
+                sample = samples[name]
+                if turn >= 3 and sample.spent > patience:
+                    continue
+                if name in peers:
+                    try:
+                        _once(rig, peers[name], sample)
+                    except Failed as error:
+                        left_out[name] = str(error)
+                        del samples[name]
+                else:
+                    for figure, values in ours.ask("once", count=1, init=name == API[True]).items():
+                        getattr(sample, figure).extend(values)
+    return samples, left_out
 
 
 def _once(rig: Rig, system: System, sample: Samples) -> None:
