@@ -45,9 +45,10 @@ def said(rig: Rig, name: str, script: str) -> str:
     return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def without_ids(text: str) -> str:
-    """What is mounted, without the numbers of mounts, devices, and the container's own ids."""
+def comparable(text: str) -> str:
+    """Without the numbers of mounts and devices, the container's own ids, and times."""
     text = re.sub(r"^\d+ \d+ \d+:\d+ ", "", text, flags=re.MULTILINE)
+    text = re.sub(r" [A-Z][a-z]{2} [ \d]\d \d\d:\d\d ", " ", text)
     return re.sub(r"\b(uid|gid)=\d+", r"\1=N", text)
 
 
@@ -55,7 +56,7 @@ def without_ids(text: str) -> str:
     "script",
     [
         pytest.param("cat /proc/self/mountinfo", id="mounts"),
-        pytest.param("ls -l /dev | while read mode links user group rest; do echo $mode $user $group; done", id="dev"),
+        pytest.param("ls -l /dev", id="dev"),
         pytest.param(
             "while read k v; do case $k in Cap*|NoNew*|Secc*|Groups:) echo $k $v;; esac; done </proc/self/status",
             id="privileges",
@@ -66,7 +67,7 @@ def without_ids(text: str) -> str:
     ],
 )
 def test_the_floor_is_isolated_as_a_container_is(rig: Rig, script: str) -> None:
-    floor, ours = (without_ids(said(rig, name, script)) for name in ("C floor, full", "pysuper run"))
+    floor, ours = (comparable(said(rig, name, script)) for name in ("C floor, full", "pysuper run"))
 
     assert floor == ours
 
