@@ -58,7 +58,9 @@ def tables(figures: Figures) -> Iterator[str]:
     yield from _table(["", "wanted", "found"], targets(figures))
     if figures["left_out"]:
         yield "\n## Left out\n"
-        yield from (f"- {name}: {reason}" for name, reason in figures["left_out"].items())
+        for reason in dict.fromkeys(figures["left_out"].values()):
+            names = [name for name, why in figures["left_out"].items() if why == reason]
+            yield f"- {reason}: {'; '.join(names)}"
 
 
 def _preface(figures: Figures) -> Iterator[str]:

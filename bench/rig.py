@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ def set_up(scratch: Path) -> Iterator[Rig]:
         for mount in reversed(_mounts()):
             if mount.startswith(f"{scratch}/"):
                 subprocess.run(["umount", "--lazy", mount], check=False)
+        shutil.rmtree(f"/run/lxc/lock{scratch}", ignore_errors=True)  # where lxc locks what is in other directories
 
 
 def _compile(scratch: Path) -> None:

@@ -59,8 +59,9 @@ def _many(rows: list[Figures]) -> Iterator[tuple[str, str, str]]:
     if rows:
         first, last = (choose(rows, key=lambda row: row["size"]) for choose in (min, max))
         yield _judged(f"MB of each of {last['size']} that sleep", median(last["memory"]), most=0.25)
-        ratio = median(last["starts"]) / median(first["starts"])
-        yield _judged(f"one more beside {last['size']}, to one beside {first['size']}", ratio, most=1.1)
+        if last["size"] > first["size"]:
+            ratio = median(last["starts"]) / median(first["starts"])
+            yield _judged(f"one more beside {last['size']}, to one beside {first['size']}", ratio, most=1.1)
 
 
 def _restart(medians: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
