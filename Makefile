@@ -56,7 +56,7 @@ fuzz: setup
 	$(PIP_INSTALL) --editable '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py $(SECONDS) $(TARGETS)
 
-# Pysuper beside its peers, into build/bench: `make bench` takes a quarter of an hour on an idle machine,
+# Pysuper beside its peers, into build/bench: `make bench` takes about twenty minutes on an idle machine,
 # `make bench N=2 SECONDS=1` two minutes, which only shows that it works.
 N ?= 40
 bench: SECONDS ?= 10
