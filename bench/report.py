@@ -158,13 +158,13 @@ def _growth(rows: Sequence[Figures]) -> Iterator[str]:
     sizes = sorted({row["size"] for row in rows})
     yield (
         "Milliseconds that one more container takes which runs /bin/true, median, by how many of the same kind sleep; "
-        f"the ratio is that of {sizes[-1]} to {sizes[0]}.\n"
+        "the ratio is that of the most to the fewest.\n"
     )
     found = {(row["system"], row["size"]): median(row["starts"]) for row in rows if row["starts"]}
     table = []
     for name in dict.fromkeys(row["system"] for row in rows):
         values = [found.get((name, size)) for size in sizes]
-        grown = values[-1] / values[0] if values[0] and values[-1] else None
+        grown = values[-1] / values[0] if values[0] and values[-1] and len(sizes) > 1 else None
         table.append([name, *(_ms(value) for value in values), _ratio(grown)])
     yield from _table(["", *(str(size) for size in sizes), "ratio"], table)
 
