@@ -16,6 +16,7 @@
  *                      gets pids.max, and one with "devices" in it the rules of pysuper's
  *     --cgroup2 DIR    of v2: a cgroup with pids.max is made in here, and the container is born in it
  *     --seccomp FILE   full: the program, an array of struct sock_filter
+ *     --landlock MASK  full: the rights to files that are denied, LANDLOCK_ACCESS_FS_*, in hexadecimal
  *     --keep MASK      full: the capabilities, in hexadecimal
  *     --read-only PATH, --mask PATH
  *                      full: below /proc and /sys; may be repeated
@@ -31,6 +32,7 @@
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/keyctl.h>
+#include <linux/landlock.h>
 #include <linux/mount.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
@@ -75,7 +77,7 @@ static enum level level = BASIC;
 static const char *root, *cgroup2;
 static struct list cgroups, read_only, masked;
 static struct sock_fprog seccomp_program;
-static uint64_t kept;
+static uint64_t kept, denied;
 static char **command;
 static char *environment[] = {
 	"HOME=/root", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL,
@@ -313,6 +315,23 @@ static void make_read_only(int new_root, const char *path)
 	close(tree);
 }
 
+/* Any rules about files refuse changes of mounts, and to move files between directories, unless that is allowed. */
+static void restrict_with_landlock(void)
+{
+	/* The first version of the interface that is of use has this alone; newer ones take it, too. */
+	const struct {
+		uint64_t files;
+	} attributes = {denied | LANDLOCK_ACCESS_FS_REFER};
+	struct landlock_path_beneath_attr rule = {.allowed_access = LANDLOCK_ACCESS_FS_REFER};
+	int rules = must(syscall(SYS_landlock_create_ruleset, &attributes, sizeof(attributes), 0));
+
+	rule.parent_fd = must(open("/", O_PATH | O_CLOEXEC));
+	must(syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0));
+	must(syscall(SYS_landlock_restrict_self, rules, 0));
+	close(rule.parent_fd);
+	close(rules);
+}
+
 static void limit_privileges(void)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -321,6 +340,8 @@ static void limit_privileges(void)
 		{.effective = kept >> 32, .permitted = kept >> 32},
 	};
 
+	if (denied)
+		restrict_with_landlock();
 	must(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
 	for (int number = 0; number < 64; number++)
 		if (!(kept >> number & 1) && prctl(PR_CAPBSET_DROP, number, 0, 0, 0) < 0) {
@@ -558,7 +579,8 @@ int main(int argc, char **argv)
 		{"root", required_argument, NULL, 'r'},     {"cgroup", required_argument, NULL, 'c'},
 		{"cgroup2", required_argument, NULL, '2'},  {"seccomp", required_argument, NULL, 's'},
 		{"keep", required_argument, NULL, 'k'},     {"read-only", required_argument, NULL, 'o'},
-		{"mask", required_argument, NULL, 'm'},     {NULL, 0, NULL, 0},
+		{"mask", required_argument, NULL, 'm'},     {"landlock", required_argument, NULL, 'd'},
+		{NULL, 0, NULL, 0},
 	};
 	const char *times = NULL;
 	int count = 1, jobs = 1, option, started = 0, ended = 0;
@@ -576,6 +598,7 @@ int main(int argc, char **argv)
 		case '2': cgroup2 = optarg; break;
 		case 's': read_seccomp(optarg); break;
 		case 'k': kept = strtoull(optarg, NULL, 16); break;
+		case 'd': denied = strtoull(optarg, NULL, 16); break;
 		case 'o': append(&read_only, optarg); break;
 		case 'm': append(&masked, optarg); break;
 		default: return 125;

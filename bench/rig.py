@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from pysuper import syscalls
 from pysuper.capabilities import mask
 from pysuper_plugins.cgroup.mounts import hierarchies
 
@@ -29,6 +30,7 @@ _FLOOR_STEPS = frozenset(
         "bound_capabilities",
         "join_cgroup",
         "join_namespace",
+        "landlock",
         "loopback_up",
         "mask_path",
         "mknod",
@@ -161,6 +163,8 @@ def _options(step: dict[str, Any], scratch: Path) -> Iterator[str]:
             yield from ("--read-only", target)
         case {"do": "set_capabilities", "keep": keep}:
             yield from ("--keep", f"{mask(tuple(keep)):x}")
+        case {"do": "landlock", "deny": deny}:
+            yield from ("--landlock", f"{sum(syscalls.LANDLOCK_ACCESS_FS[right] for right in deny):x}")
         case {"do": "seccomp", "program": program}:
             (scratch / "seccomp").write_bytes(bytes.fromhex(program))
             yield from ("--seccomp", str(scratch / "seccomp"))

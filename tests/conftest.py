@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from quarters import quarters
+
+# How long an example takes says what else the machine does.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 #: These take minutes each. Workers take one file after the other: the short ones go into the gaps.
 _FIRST = (

@@ -13,7 +13,7 @@ from attackcore import HERE, LANES, PRIVILEGED, Attack, Battle, Weak, battles, p
 
 from machine import cgroup_driver
 
-UNCONFINED = {"security_opt": [["seccomp", "unconfined"]]}
+UNCONFINED = {"security_opt": [["seccomp", "unconfined"], ["landlock", False]]}
 #: With a limit of its own; no user namespace protects the files of its cgroup.
 LIMITED = {"pids_max": 20}
 #: A directory with a device node that containers are not given; attackrunner.py makes it.
@@ -109,8 +109,8 @@ OTHERS = [
     ),
     Attack(
         program="connect_to_abstract_socket",
-        weak=Weak(fields={"network": "host"}),
-        why="CVE-2020-15257: abstract sockets are of a network namespace",
+        weak=Weak(grant={"security_opt": [["landlock", False]]}, fields={"network": "host"}),
+        why="CVE-2020-15257: abstract sockets are of a network namespace, and of Landlock's scope in the host's",
     ),
     Attack(
         program="open_vsock",

@@ -104,7 +104,7 @@ class InterfaceTests(PluginTests):
 
     @rule(
         "detect() is quick.",
-        because="it is called whenever a container starts, in the supervisor, where everything else waits meanwhile.",
+        because="it is called in the supervisor when containers start, where everything else waits meanwhile.",
     )
     def test_detect_is_quick(self) -> None:
         passed = []
