@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from pysuper.testing.machine import cgroup_trees, wait_until
+from pysuper.testing.machine import PATIENCE, cgroup_trees, wait_until
 
 __all__ = ["USER", "Public", "Run", "delegated", "home", "public", "python_as_user", "with_ids"]
 
@@ -50,7 +50,7 @@ class Public:
         *arguments: str,
         user: bool,
         stdin: str = "",
-        timeout: float = 60,
+        timeout: float = 60 * PATIENCE,
         through: Sequence[str] = (),
         **more: str,
     ) -> subprocess.CompletedProcess[str]:

@@ -36,12 +36,10 @@ class Machine:
         self.ids = ids
 
     def python(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.public.run("-c", code, *arguments, user=True, through=self.through, timeout=60 * PATIENCE)
+        return self.public.run("-c", code, *arguments, user=True, through=self.through)
 
     def pysuper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.public.run(
-            "-m", "pysuper", *arguments, user=True, through=self.through, timeout=60 * PATIENCE, **self.directories
-        )
+        return self.public.run("-m", "pysuper", *arguments, user=True, through=self.through, **self.directories)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return self.public.start("-m", "pysuper", *arguments, through=self.through, **self.directories)
