@@ -66,6 +66,9 @@ echo
 echo "$mounts"
 """
 MOUNTS = ("/", "/proc", "/proc/sys", "/sys", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/tmp", "/data", "/scratch")
+#: Signals that glibc keeps for itself. Its posix_spawn(3), with which make starts programs, lets a child ignore them;
+#: pysuper's commands start with no signal ignored, others pass on what they were started with.
+INTERNAL = 0x180000000
 
 
 def seen(output: str) -> dict[str, str]:
@@ -79,6 +82,7 @@ def seen(output: str) -> dict[str, str]:
     for name in ("users", "groups"):
         inside, outside, count = aspects[f"ids of {name}"].split()
         aspects[f"ids of {name}"] = f"{inside} is {'root' if outside == '0' else 'nobody'} for {count}"
+    aspects["SigIgn"] = f"{int(aspects['SigIgn'], 16) & ~INTERNAL:x}"
     aspects["processes"] = "unlimited" if aspects["processes"].endswith("16") else "limited"
     for line in mountinfo.splitlines():
         fields = line.split()

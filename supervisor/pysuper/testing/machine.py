@@ -58,9 +58,11 @@ def alive(pid: int) -> bool:
 def wait_until(condition: Callable[[], bool], bound: float = SETTLED) -> bool:
     """Whether it has come true within that many seconds."""
     deadline = time.monotonic() + bound * PATIENCE
-    while not condition() and time.monotonic() < deadline:
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.01)
-    return condition()
+    return True
 
 
 @attrs.frozen(kw_only=True)
