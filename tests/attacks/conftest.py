@@ -9,15 +9,7 @@ import pytest
 
 from machine import Snapshot
 from ordinary import home as home, public as public  # noqa: PLC0414
-from quarters import quarters
 from stackfiles import Stacks, Up
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_quarters() -> Iterator[None]:
-    """Containers of two test runs on one machine are kept apart."""
-    with quarters():
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -351,7 +351,7 @@ async def test_a_command_has_the_clients_descriptors(served: Served) -> None:
 
 async def test_the_end_of_its_output_is_seen_while_the_command_goes_on(served: Served) -> None:
     with pipes() as (theirs, ours), Talk(served.project) as talk:
-        command = ["sh", "-c", "exec >&- 2>&-; sleep 1000"]
+        command = ["sh", "-c", "exec >&- 2>&-; exec sleep 1000"]
         await talk.send({"do": "exec", "name": "db", "command": command}, theirs)
         close_all(theirs)
         assert await talk.line() == {"ok": None}
