@@ -13,7 +13,7 @@ import socket
 
 from pysuper.errors import PysuperError
 
-__all__ = ["RANGE", "IdRanges"]
+__all__ = ["RANGE", "IdRanges", "reserve"]
 
 #: Ids of one container: all that a user of a distribution's files expects, systemd.exec(5) and subuid(5) agree.
 RANGE = 65536
@@ -22,6 +22,24 @@ _BLOCK = RANGE * _RANGES_PER_BLOCK
 #: Between the ranges that systemd-nspawn and /etc/subuid use and 2^31, where some file systems stop.
 _FIRST, _LAST = 0x20000000, 0x7FFF0000
 _ATTEMPTS = 1000
+
+
+def reserve(name: str) -> socket.socket | None:
+    """
+    Ids of that name, for as long as the socket is open; None if somebody has them.
+
+    Raises:
+        PysuperError: The kernel has no socket for it.
+    """
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        lock.bind(f"\0{name}")
+    except OSError as error:
+        lock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise PysuperError(f"could not reserve ids for a user namespace: {error}") from error
+        return None
+    return lock
 
 
 class IdRanges:
@@ -50,14 +68,7 @@ class IdRanges:
     def _take_block(self) -> int:
         for _ in range(_ATTEMPTS):
             block = random.randrange(_FIRST // _BLOCK, _LAST // _BLOCK)
-            lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            try:
-                lock.bind(f"\0pysuper-ids-{block}")
-            except OSError as error:
-                lock.close()
-                if error.errno != errno.EADDRINUSE:
-                    raise PysuperError(f"could not reserve ids for a user namespace: {error}") from error
-            else:
+            if lock := reserve(f"pysuper-ids-{block}"):
                 self._locks.append(lock)
                 return block * _BLOCK
         raise PysuperError("no free ids for a user namespace", remedy="--share user does without")

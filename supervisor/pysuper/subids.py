@@ -12,7 +12,6 @@ as a block of host ids is (`pysuper.ids`), by an abstract unix socket with its n
 
 from __future__ import annotations
 
-import errno
 import os
 import pwd
 import socket
@@ -26,6 +25,7 @@ import attrs
 import trio
 
 from pysuper.errors import DriverError, one_line
+from pysuper.ids import reserve
 from pysuper.trust import distrust
 
 __all__ = ["COUNT", "NoSubIds", "SubIdRanges", "SubIds", "SubIdsRefused", "find", "map_ids"]
@@ -203,16 +203,9 @@ class SubIdRanges:
         """Whether nobody had it."""
         if self._users[candidate]:
             return False
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            lock.bind(f"\0pysuper-subids-{candidate.uid}")
-        except OSError as error:
-            lock.close()
-            if error.errno != errno.EADDRINUSE:
-                raise DriverError(f"could not reserve ids for a user namespace: {error}") from error
-            return False
-        self._locks[candidate] = lock
-        return True
+        if lock := reserve(f"pysuper-subids-{candidate.uid}"):
+            self._locks[candidate] = lock
+        return lock is not None
 
     def refuse(self, reason: NoSubIds) -> None:
         """Have none from here on."""
