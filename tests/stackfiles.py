@@ -8,10 +8,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from machine import PATIENCE, cgroup_driver
@@ -166,3 +167,19 @@ class Up:
         for process in self._started:
             process.kill()
             process.communicate()
+
+
+@pytest.fixture
+def stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stacks:
+    """Stacks whose files, sockets and journals are in a directory of the test's."""
+    monkeypatch.setenv("PYSUPER_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("PYSUPER_STATE_DIR", str(tmp_path / "state"))
+    return Stacks(tmp_path)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """A file of the test's own; nothing of it runs afterwards."""
+    made = Up(tmp_path)
+    yield made
+    made.clean_up()

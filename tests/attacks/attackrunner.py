@@ -46,11 +46,7 @@ def leak_a_directory(plan):
 
 def allow_devices(plan):
     """Mounts do not forbid devices."""
-    mounts = [
-        attrs.evolve(s, flags=tuple(f for f in s.flags if f != "nodev")) if isinstance(s, steps.Bind) else s
-        for s in plan.phases[Phase.MOUNTS]
-    ]
-    return _with_phase(plan, Phase.MOUNTS, tuple(mounts))
+    return _without_word(plan, Phase.MOUNTS, steps.Bind, "flags", "nodev")
 
 
 def pass_environment(plan):
@@ -65,16 +61,23 @@ def only_chroot(plan):
 
 def unlock_mounts(plan):
     """The mount namespace stays that of whoever has made the mounts."""
-    unlocked = [
-        attrs.evolve(s, namespaces=tuple(n for n in s.namespaces if n != "mnt")) if isinstance(s, steps.Unshare) else s
-        for s in plan.phases[Phase.IDENTITY]
-    ]
-    return _with_phase(plan, Phase.IDENTITY, tuple(unlocked))
+    return _without_word(plan, Phase.IDENTITY, steps.Unshare, "namespaces", "mnt")
 
 
 def promise_nothing(plan):
     """There are no receipts."""
     return attrs.evolve(plan, checks=())
+
+
+def _without_word(plan, phase, kind, attribute, word):
+    """Every step of a kind in a phase lacks the word in an attribute that is a tuple of words."""
+    changed = [
+        attrs.evolve(step, **{attribute: tuple(w for w in getattr(step, attribute) if w != word)})
+        if isinstance(step, kind)
+        else step
+        for step in plan.phases[phase]
+    ]
+    return _with_phase(plan, phase, tuple(changed))
 
 
 def _with_phase(plan, phase, changed):

@@ -7,7 +7,7 @@ import shutil
 
 import attrs
 import pytest
-from attackcore import LANES, PRIVILEGED, Attack, Battle, Weak, battles, parametrized
+from attackcore import PRIVILEGED, Attack, Battle, Weak, parametrized
 
 from machine import PATIENCE
 from ordinary import USER, Public
@@ -76,11 +76,6 @@ ATTACKS = [
         why="/proc/kcore is masked, and for CAP_SYS_RAWIO",
     ),
 ]
-
-
-@pytest.fixture(scope="module", params=LANES)
-def battle(request: pytest.FixtureRequest) -> Battle:
-    return battles(ATTACKS, request)
 
 
 @parametrized(ATTACKS)

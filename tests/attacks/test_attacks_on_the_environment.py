@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from attackcore import LANES, Battle, Weak, battles
+from attackcore import Battle, Weak
 
 import pysuper
 from machine import cgroup_driver, children
@@ -34,11 +34,6 @@ execute.Executor.set_umask = set_umask
 sys.path.insert(0, "/data")
 """
 UNSEALED = "from pysuper.launcher import server\nserver._seal = lambda: None\n"
-
-
-@pytest.fixture(params=LANES)
-def battle(request: pytest.FixtureRequest) -> Battle:
-    return battles([], request)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from attackcore import HERE, LANES, PRIVILEGED, Attack, Battle, Weak, battles, parametrized
+from attackcore import HERE, PRIVILEGED, Attack, Battle, Weak, parametrized
 
 from machine import cgroup_driver
 
@@ -150,11 +150,6 @@ WAYS_OUT = [
 ]
 
 ATTACKS = [*SETTINGS, *CGROUPS, *DEVICES, *OTHERS, *WAYS_OUT]
-
-
-@pytest.fixture(scope="module", params=LANES)
-def battle(request: pytest.FixtureRequest) -> Battle:
-    return battles(ATTACKS, request)
 
 
 @parametrized(ATTACKS)

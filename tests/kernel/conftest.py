@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pysuper
-from machine import Snapshot, cgroup_driver
+from machine import cgroup_driver, nothing_is_left as nothing_is_left  # noqa: PLC0414 - fixtures
 from ordinary import home as home, public as public, python_as_user as python_as_user  # noqa: PLC0414 - fixtures
 from pysuper.supervisor import Supervisor, open_supervisor
 from roots import make_busybox
-from stackfiles import Stacks, Up
+from stackfiles import stacks as stacks, up as up  # noqa: PLC0414 - fixtures
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(own_quarters: None) -> Iterator[None]:
-    """Every test leaves the machine as it was: processes, mounts, cgroups, descriptors."""
-    before = Snapshot.take()
-    yield
-    before.require_nothing_left()
 
 
 @pytest.fixture
@@ -46,22 +38,6 @@ def spec() -> Callable[..., pysuper.ContainerSpec]:
         return pysuper.ContainerSpec(**fields)
 
     return make
-
-
-@pytest.fixture
-def stacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stacks:
-    """Stacks whose files, sockets and journals are in a directory of the test's."""
-    monkeypatch.setenv("PYSUPER_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("PYSUPER_STATE_DIR", str(tmp_path / "state"))
-    return Stacks(tmp_path)
-
-
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    """A file of the test's own; nothing of it runs afterwards."""
-    made = Up(tmp_path)
-    yield made
-    made.clean_up()
 
 
 Output = Callable[..., Any]
