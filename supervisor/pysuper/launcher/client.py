@@ -42,7 +42,7 @@ class PythonLauncher(Launcher):
         self._ready = trio.Event()
         self._deaths = 0
         # What a new launcher has to be told when the old one dies.
-        self._traces: list[Trace] = []
+        self._traces: set[Trace] = set()
         self._pidfds: set[int] = set()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -99,13 +99,12 @@ class PythonLauncher(Launcher):
 
     async def remember(self, *traces: Trace) -> None:
         """See `Launcher.remember`."""
-        self._traces.extend(traces)
+        self._traces.update(traces)
         await self._keep_books("remember", traces)
 
     async def forget(self, *traces: Trace) -> None:
         """See `Launcher.forget`."""
-        for trace in traces:
-            self._traces.remove(trace)
+        self._traces.difference_update(traces)
         await self._keep_books("forget", traces)
 
     def _not_ready(self) -> None:
