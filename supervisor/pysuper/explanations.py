@@ -182,7 +182,8 @@ _STEPS: Mapping[type[Step], Explanation] = {
     steps.Bind: Explanation(
         kernel="makes another mount of the file system that the source is in, which begins at the source, sets its "
         "flags, and then attaches it at the target. Flags are a mount's, so that the source keeps its own.",
-        here="after the pivot no path would lead to the source.",
+        here="after the pivot no path would lead to the source. A symbolic link in that path is an error: links were "
+        "followed before, when no container could have made any.",
     ),
     steps.Mount: Explanation(
         kernel="makes a file system of this type, and attaches it. Flags such as nosuid are of this mount alone; what "

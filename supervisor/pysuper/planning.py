@@ -131,7 +131,8 @@ def build_plan(context: Context, drivers: Drivers) -> Plan:
     if spec.notify_socket is not None:
         # In the private /dev, which every container has and nobody else's files are in.
         flags = ("ro", "nosuid", "nodev", "noexec")
-        plan.add(Phase.MOUNTS, steps.Bind(source=spec.notify_socket, target=_NOTIFY, flags=flags, recursive=False))
+        source = os.path.realpath(spec.notify_socket)
+        plan.add(Phase.MOUNTS, steps.Bind(source=source, target=_NOTIFY, flags=flags, recursive=False))
     if spec.read_only:
         plan.add(Phase.MASKS, steps.RootFlags(flags=("ro",)))
         plan.check(receipts.MountFlags(target="/", flags=("ro",)))

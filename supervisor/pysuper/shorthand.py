@@ -190,21 +190,31 @@ def host_path(text: str, directory: str) -> str:
     return str(PurePath(directory, os.path.expanduser(text)))
 
 
+def _real_path(text: str, directory: str) -> str:
+    """
+    A `host_path` without links.
+
+    They are followed here and now, while the user's words are read, and not when a container starts: by then another
+    one may have put links of its own there.
+    """
+    return os.path.realpath(host_path(text, directory))
+
+
 def absolute_source(mount: Mount, directory: str) -> Mount:
-    """The mount, with a source that is a `host_path`."""
+    """The mount, with a source that is a `host_path` without links."""
     if isinstance(mount, TmpfsMount):
         return mount
-    return attrs.evolve(mount, source=host_path(mount.source, directory))
+    return attrs.evolve(mount, source=_real_path(mount.source, directory))
 
 
 def absolute_rootfs(choice: DriverChoice, directory: str) -> DriverChoice:
-    """The choice, with a `host_path` for its argument, unless that is a URL, and its option `path`."""
+    """The choice; its argument, unless that is a URL, and its option `path` become `host_path`s without links."""
     options = dict(choice.options)
     if isinstance(options.get("path"), str):
-        options["path"] = host_path(options["path"], directory)
+        options["path"] = _real_path(options["path"], directory)
     argument = choice.argument
     if argument is not None and "://" not in argument:
-        argument = host_path(argument, directory)
+        argument = _real_path(argument, directory)
     return attrs.evolve(choice, options=options, argument=argument)
 
 

@@ -106,7 +106,12 @@ class Rlimit:
 
 @attrs.frozen(kw_only=True)
 class BindMount:
-    """A file or directory of the host, visible in the container at `target` (absolute)."""
+    """
+    A file or directory of the host, visible in the container at `target` (absolute).
+
+    The path of the source must not lead through symbolic links: they are followed before anything runs, as the command
+    line and the TOML file do, and not when a container starts, when another one may have put its own there.
+    """
 
     source: str
     target: str

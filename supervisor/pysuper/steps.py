@@ -235,13 +235,15 @@ class Overlay(Step):
     Mount a copy-on-write view of the host's directory `source` at `target`; writes go to a tmpfs and vanish.
 
     With `idmap` the owners below are shown through the container's user namespace: host root's files belong to the
-    container's root, and no file is changed for that. `userxattr` is for a mount inside a user namespace.
+    container's root, and no file is changed for that. `userxattr` is for a mount inside a user namespace. A symbolic
+    link in the path of the source is an error, unless `follow` says that only its maker can put links there.
     """
 
     source: str
     target: str
     idmap: bool = False
     userxattr: bool = False
+    follow: bool = False
     man = "mount_setattr(2), MOUNT_ATTR_IDMAP; Documentation/filesystems/overlayfs.rst"
 
     def describe(self) -> str:
@@ -253,6 +255,8 @@ class Overlay(Step):
 class Bind(Step):
     """
     Mount the host's file or directory `source` at `target`, which is created if it is missing.
+
+    A symbolic link in the path of the source is an error: another container could have put it there.
 
     Attributes:
         flags: `ro nosuid nodev noexec nosymfollow`, for the mounts below it too.

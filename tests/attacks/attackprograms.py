@@ -319,6 +319,21 @@ def read_through_mask(_given):
     return text
 
 
+def plant_link(_given):
+    """Where another container's volume is to be, there is a link to what is none."""
+    with open("/data/aim") as file:
+        aim = file.read()
+    os.rmdir("/data/inner")
+    os.symlink(aim, "/data/inner")
+    return aim
+
+
+def read_volume(_given):
+    """The volume shows a file of the host that nobody has given."""
+    with open("/tmp/volume/secret") as file:
+        return file.read()
+
+
 # --- joining processes ---
 
 

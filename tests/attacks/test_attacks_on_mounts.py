@@ -2,6 +2,7 @@
 Attacks on the set-up of mounts, by who has made the root file system or a volume, or changes it meanwhile.
 
 CVE-2021-30465, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: a target, or what masks a path, is a symbolic link.
+CVE-2017-1002101, CVE-2021-25741: the source of a volume is one.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from attackcore import LANES, Battle, Weak, battles
 from ordinary import USER
 from pysuper.testing.machine import wait_until
 
-#: Targets are resolved as any path is: symbolic links are followed, the absolute ones to where they lead on the host.
+#: Paths are resolved as any path is: symbolic links are followed, the absolute ones to where they lead on the host.
 FOLLOW_LINKS = """
 from pysuper import syscalls
 _openat2 = syscalls.openat2
-syscalls.openat2 = lambda at, path, flags, resolve: _openat2(at, path.lstrip("/") or ".", flags, 0)
+def follow(at, path, flags, resolve):
+    return _openat2(at, path if at == syscalls.AT_FDCWD else path.lstrip("/") or ".", flags, 0)
+syscalls.openat2 = follow
 """
 #: Two names, exchanged again and again; renameat2(2) with RENAME_EXCHANGE.
 SWAP = """
@@ -141,6 +144,47 @@ def test_a_target_that_is_swapped_meanwhile_makes_nothing_outside(ground: Ground
         assert os.listdir(ground.outside) == []
         ground.attempts("find_mounts_elsewhere", target, weak=True, times=10)
         assert os.listdir(ground.outside) == ["inside"]
+    finally:
+        swapper.kill()
+        swapper.wait()
+
+
+@pytest.fixture
+def volume(ground: Ground) -> Path:
+    """A directory that the attacker writes to, and one in it that is a volume, too."""
+    (ground.outside / "secret").write_text("of the host")
+    (ground.outside / "secret").chmod(0o644)
+    path = ground.tree.parent / "volume"
+    (path / "inner").mkdir(parents=True)
+    (path / "aim").write_text(str(ground.outside))
+    if ground.battle.public is not None:
+        subprocess.run(["chown", "-Rh", f"{USER}:{USER}", path], check=True)
+    return path
+
+
+def test_a_source_that_a_container_has_made_a_link_is_not_followed(ground: Ground, volume: Path) -> None:
+    owner = (volume / "inner").stat().st_uid
+    ((planted, said),) = ground.attempts("plant_link", (volume, "/data"), weak=False)
+    assert planted is True, said
+    assert (volume / "inner").is_symlink()
+    assert (volume / "inner").lstat().st_uid == owner  # which does not tell who has made it
+    (without, said_without), (succeeded, said) = ground.both("read_volume", (volume / "inner", "/tmp/volume"))
+    assert without is True, said_without
+    assert succeeded == "refused", said
+    assert f"{volume}/inner is or leads through a symbolic link" in said
+
+
+def test_a_source_that_is_swapped_meanwhile_is_not_followed(ground: Ground, volume: Path) -> None:
+    """CVE-2021-25741: a directory whenever it is looked at, a link when it is mounted."""
+    (volume / "link").symlink_to(ground.outside)
+    swapper = subprocess.Popen([sys.executable, "-c", SWAP, str(volume / "inner"), str(volume / "link")])
+    try:
+        assert wait_until((volume / "inner").is_symlink)
+        mount = (volume / "inner", "/tmp/volume")
+        told = ground.attempts("read_volume", mount, weak=False, times=8)
+        assert {succeeded for succeeded, _ in told} <= {False, "refused"}, told
+        told = ground.attempts("read_volume", mount, weak=True, times=10)
+        assert True in {succeeded for succeeded, _ in told}, told
     finally:
         swapper.kill()
         swapper.wait()

@@ -108,6 +108,20 @@ async def test_a_missing_source_is_an_error(supervisor, spec) -> None:
         await supervisor.start(spec(mounts=(BindMount(source="/no/such", target="/data"),)))
 
 
+@pytest.mark.parametrize("source", ["link", "link/below"])
+async def test_a_link_in_a_source_is_an_error(supervisor, spec, tmp_path, source: str) -> None:
+    (tmp_path / "real/below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(pysuper.LaunchError, match=f"{tmp_path}/{source} is or leads through a symbolic link: name"):
+        await supervisor.start(spec(mounts=(BindMount(source=f"{tmp_path}/{source}", target="/data"),)))
+
+
+async def test_a_root_that_is_a_link_is_an_error(supervisor, spec, own_busybox, tmp_path) -> None:
+    (tmp_path / "current").symlink_to(own_busybox)
+    with pytest.raises(pysuper.LaunchError, match="/current is or leads through a symbolic link: name"):
+        await supervisor.start(spec(rootfs=pysuper.DriverChoice("dir", argument=f"{tmp_path}/current")))
+
+
 async def test_proc_cannot_be_a_target(supervisor, spec) -> None:
     with pytest.raises(pysuper.PysuperError, match="/proc"):
         await supervisor.start(spec(mounts=(TmpfsMount(target="/proc/sys"),)))

@@ -142,13 +142,22 @@ def test_how_many_ids_it_has_is_the_user_namespaces(tmp_path: Path, ids: str) ->
     assert "'some' is not host, own, range or one" in str(errors(tmp_path, '[container.a]\nuserns = "some"'))
 
 
+def test_links_in_paths_are_followed_when_the_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    write(tmp_path, '[container.a]\nrootfs = "dir:link/root"\nvolumes = ["link:/x", "link/later:/y"]')
+    (spec,) = load(f"{tmp_path}/demo.toml").values()
+    assert spec.rootfs.argument == f"{tmp_path}/real/root"
+    assert [m.source for m in spec.mounts if isinstance(m, BindMount)] == [f"{tmp_path}/real", f"{tmp_path}/real/later"]
+
+
 def test_paths_are_relative_to_the_file_and_not_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, '[container.a]\nrootfs = "dir:root"\nvolumes = ["~/x:/x", "../y:/y"]')
     monkeypatch.chdir(tmp_path.parent)
     monkeypatch.setenv("HOME", "/home/me")
     (spec,) = load(f"{tmp_path.name}/demo.toml").values()
     assert spec.rootfs.argument == f"{tmp_path}/root"
-    assert [m.source for m in spec.mounts if isinstance(m, BindMount)] == ["/home/me/x", f"{tmp_path}/../y"]
+    assert [m.source for m in spec.mounts if isinstance(m, BindMount)] == ["/home/me/x", f"{tmp_path.parent}/y"]
 
 
 def test_all_errors_of_a_file_are_reported_with_line_and_key(tmp_path: Path) -> None:

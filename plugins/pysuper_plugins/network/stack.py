@@ -7,6 +7,8 @@ them. Abstract unix sockets belong to the network namespace, so that these are s
 
 from __future__ import annotations
 
+import os
+
 import attrs
 
 from pysuper.drivers import NetworkDriver, Phase, PlanBuilder
@@ -47,4 +49,5 @@ class StackNetwork(NetworkDriver):
         plan.check(OwnNamespace(namespace="net"), SameNamespace(namespace="net", path=path))
         if self.options.hosts is not None:
             flags = ("ro", "nosuid", "nodev", "noexec")
-            plan.add(Phase.MOUNTS, Bind(source=self.options.hosts, target="/etc/hosts", flags=flags, recursive=False))
+            source = os.path.realpath(self.options.hosts)
+            plan.add(Phase.MOUNTS, Bind(source=source, target="/etc/hosts", flags=flags, recursive=False))

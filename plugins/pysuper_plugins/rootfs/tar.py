@@ -81,9 +81,10 @@ class TarRootfs(RootfsDriver):
             source = str(_link(file))
         if not plan.context.privileged:
             plan.warn("rootfs tar: without root, every file of the archive belongs to the container's root")
-        plan.add(
-            Phase.ROOTFS, Overlay(source=source, target="/", idmap=plan.idmap, userxattr=not plan.context.privileged)
-        )
+        userxattr = not plan.context.privileged
+        # Nobody but us can make links there.
+        layer = Overlay(source=source, target="/", idmap=plan.idmap, userxattr=userxattr, follow=True)
+        plan.add(Phase.ROOTFS, layer)
 
     def traces(self, context: Context) -> tuple[Trace, ...]:
         return (_IMAGES.trace(context),)
@@ -122,7 +123,10 @@ class TarRootfs(RootfsDriver):
             limits=Limits(),
             mounts=(
                 # The interpreter may lie where the host's view is empty, such as below /root.
-                *(BindMount(source=path, target=path, read_only=True) for path in invocation.directories()),
+                *(
+                    BindMount(source=os.path.realpath(path), target=path, read_only=True)
+                    for path in invocation.directories()
+                ),
                 BindMount(source=str(destination), target=_DESTINATION),
             ),
             capabilities=_CAPABILITIES,

@@ -162,13 +162,14 @@ class Executor:
         syscalls.mount_setattr(root, propagation=syscalls.MS_SLAVE, recursive=True)
         os.close(root)
 
-    def overlay(self, source: str, target: str, idmap: bool, userxattr: bool) -> None:
+    def overlay(self, source: str, target: str, idmap: bool, userxattr: bool, follow: bool) -> None:
         """
         A tmpfs holds the writable layer, and under `lower` the source. It is attached over "/", where it hides
         nothing (paths start at the root below it), and detached when the overlay, which keeps it alive, stands.
         """
         uid, gid = self._owner
-        lower = self._tree(source, idmap=idmap, recursive=False)
+        found = _open_source(source, follow=follow)
+        lower = self._tree(found, source, idmap=idmap, recursive=False)
         scratch = syscalls.new_mount("tmpfs", {"mode": "0755"}, 0)
         self._attach_over_root(scratch)
         os.fchdir(scratch)
@@ -177,7 +178,7 @@ class Executor:
         at_lower = os.open("lower", os.O_PATH | os.O_CLOEXEC)
         syscalls.move_mount(lower, at_lower)
         # The writable layer's directory is what the root of the overlay looks like.
-        like = os.stat(source)
+        like = os.fstat(found)
         if not userxattr:  # inside a user namespace most owners have no id, and its root owns the layer already
             os.chown("upper", like.st_uid + uid, like.st_gid + gid)
         os.chmod("upper", stat.S_IMODE(like.st_mode))
@@ -187,13 +188,15 @@ class Executor:
         overlay = syscalls.new_mount("overlay", options, 0)
         syscalls.umount(".", syscalls.MNT_DETACH)
         os.chdir("/")
-        for descriptor in (lower, at_lower, scratch):
+        for descriptor in (found, lower, at_lower, scratch):
             os.close(descriptor)
         self._attach(overlay, target, directory=True)
 
     def bind(self, source: str, target: str, flags: list[str], idmap: bool, recursive: bool) -> None:
-        directory = os.path.isdir(source)
-        tree = self._tree(source, idmap=idmap, recursive=recursive)
+        found = _open_source(source)
+        directory = stat.S_ISDIR(os.fstat(found).st_mode)
+        tree = self._tree(found, source, idmap=idmap, recursive=recursive)
+        os.close(found)
         syscalls.mount_setattr(tree, attributes=_attributes(flags), recursive=recursive)
         self._attach(tree, target, directory=directory)
 
@@ -392,8 +395,8 @@ class Executor:
             raise StepError(f"{target} exists in the container and is {'no' if directory else 'a'} directory")
         return found
 
-    def _tree(self, source: str, *, idmap: bool, recursive: bool) -> int:
-        tree = syscalls.open_tree(source, recursive=recursive)
+    def _tree(self, found: int, source: str, *, idmap: bool, recursive: bool) -> int:
+        tree = syscalls.open_tree(found, recursive=recursive)
         if idmap:
             try:
                 syscalls.mount_setattr(tree, userns=self._namespaces["user"], recursive=recursive)
@@ -432,6 +435,21 @@ class Executor:
             yield
         finally:
             syscalls.set_fs_ids(os.geteuid(), os.getegid())
+
+
+def _open_source(source: str, *, follow: bool = False) -> int:
+    """
+    What is to be mounted, of the host. Links in its path were for who named it to follow, before anything ran.
+
+    Another container may write to the directory that it is in, and files that it makes there belong to host root, as
+    the ids of its mounts are mapped: so nobody can tell whose link one is (CVE-2017-1002101, CVE-2021-25741).
+    """
+    try:
+        return syscalls.openat2(syscalls.AT_FDCWD, source, os.O_PATH, 0 if follow else syscalls.RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StepError(f"{source} is or leads through a symbolic link: name what it leads to") from error
+        raise
 
 
 def _set_rlimit(name: str, soft: int, hard: int) -> None:

@@ -34,7 +34,7 @@ class Skeleton(RootfsDriver):
     argument = "path"  # which option `skeleton:VALUE` sets
 
     def contribute(self, plan: PlanBuilder) -> None:
-        path = os.path.abspath(self.options.path)
+        path = os.path.realpath(self.options.path)
         if not os.path.isdir(path):
             raise DriverError(f"rootfs skeleton: {path} is no directory", remedy="name one with a root file system")
         # CHANGE: where the root comes from. What has to be fetched or unpacked first is made in `host`, by a program
