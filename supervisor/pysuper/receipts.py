@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import attrs
@@ -74,9 +74,44 @@ class Check:
         """What must be found."""
         raise NotImplementedError
 
-    def actual(self, pid: int) -> str:
+    def actual(self, process: Inspected) -> str:
         """What is found; raises OSError."""
         raise NotImplementedError
+
+
+class Inspected:
+    """
+    A process that does not run while receipts are taken of it: what several ask for is read once.
+
+    Attributes:
+        pid: As the supervisor sees it.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    @cached_property
+    def status(self) -> Mapping[str, str]:
+        """The fields of proc_pid_status(5), with single spaces."""
+        fields = (line.partition(":") for line in _text(f"/proc/{self.pid}/status").split("\n"))
+        return {name: " ".join(value.split()) for name, _, value in fields}
+
+    @cached_property
+    def mounts(self) -> Sequence[tuple[str, Collection[str]]]:
+        """`(mount point, flags)` of every mount that it sees, proc_pid_mountinfo(5)."""
+        lines = (line.split(" ", 6) for line in _text(f"/proc/{self.pid}/mountinfo").split("\n")[:-1])
+        return [(_unescaped(fields[4]), fields[5].split(",")) for fields in lines]
+
+
+def _text(path: str) -> str:
+    """The content of a file of the kernel's."""
+    with open(path, "rb", buffering=0) as file:
+        return file.readall().decode(errors="surrogateescape")
+
+
+def _unescaped(field: str) -> str:
+    """The kernel writes white space and backslashes as three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field) if "\\" in field else field
 
 
 @attrs.frozen(kw_only=True)
@@ -94,9 +129,9 @@ class OwnNamespace(Check):
     def expected(self) -> str:
         return "own"
 
-    def actual(self, pid: int) -> str:
+    def actual(self, process: Inspected) -> str:
         ours = os.readlink(f"/proc/self/ns/{self.namespace}")
-        return "shared" if os.readlink(self.source(pid)) == ours else "own"
+        return "shared" if os.readlink(self.source(process.pid)) == ours else "own"
 
 
 @attrs.frozen(kw_only=True)
@@ -116,8 +151,8 @@ class SameNamespace(Check):
     def expected(self) -> str:
         return os.readlink(self.path)
 
-    def actual(self, pid: int) -> str:
-        return os.readlink(self.source(pid))
+    def actual(self, process: Inspected) -> str:
+        return os.readlink(self.source(process.pid))
 
 
 @attrs.frozen(kw_only=True)
@@ -137,9 +172,8 @@ class ProcessStatus(Check):
     def expected(self) -> str:
         return self.value
 
-    def actual(self, pid: int) -> str:
-        found = re.search(rf"^{self.field}:\s*(.*)$", Path(self.source(pid)).read_text(), re.MULTILINE)
-        return " ".join(found[1].split()) if found else "no such field"
+    def actual(self, process: Inspected) -> str:
+        return process.status.get(self.field, "no such field")
 
 
 @attrs.frozen(kw_only=True)
@@ -158,8 +192,8 @@ class FileHolds(Check):
     def expected(self) -> str:
         return self.content
 
-    def actual(self, pid: int) -> str:
-        return " ".join(Path(self.source(pid)).read_text().split())
+    def actual(self, process: Inspected) -> str:
+        return " ".join(_text(self.source(process.pid)).split())
 
 
 @attrs.frozen(kw_only=True)
@@ -178,8 +212,8 @@ class FileLists(Check):
     def expected(self) -> str:
         return "listed"
 
-    def actual(self, pid: int) -> str:
-        return "listed" if str(pid) in Path(self.path).read_text().split() else "not listed"
+    def actual(self, process: Inspected) -> str:
+        return "listed" if str(process.pid) in _text(self.path).split() else "not listed"
 
 
 @attrs.frozen(kw_only=True)
@@ -200,20 +234,9 @@ class ResourceLimit(Check):
     def expected(self) -> str:
         return f"{self.soft} {self.hard}"
 
-    def actual(self, pid: int) -> str:
-        soft, hard = resource.prlimit(pid, getattr(resource, f"RLIMIT_{self.resource.upper()}"))
+    def actual(self, process: Inspected) -> str:
+        soft, hard = resource.prlimit(process.pid, getattr(resource, f"RLIMIT_{self.resource.upper()}"))
         return f"{soft} {hard}"
-
-
-def _mounts(pid: int) -> list[tuple[str, set[str]]]:
-    """`(mount point, flags)` of every mount that the process sees, proc_pid_mountinfo(5)."""
-    mounts = []
-    for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
-        fields = line.split(" ")
-        # The kernel writes white space and backslashes as three octal digits.
-        target = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
-        mounts.append((target, set(fields[5].split(","))))
-    return mounts
 
 
 @attrs.frozen(kw_only=True)
@@ -232,8 +255,8 @@ class MountFlags(Check):
     def expected(self) -> str:
         return ",".join(self.flags)
 
-    def actual(self, pid: int) -> str:
-        flags = [flags for target, flags in _mounts(pid) if target == self.target]
+    def actual(self, process: Inspected) -> str:
+        flags = [flags for target, flags in process.mounts if target == self.target]
         return ",".join(f for f in self.flags if f in flags[-1]) if flags else "not mounted"
 
 
@@ -250,8 +273,8 @@ class OldRootGone(Check):
     def expected(self) -> str:
         return "1 root"
 
-    def actual(self, pid: int) -> str:
-        return f"{sum(target == '/' for target, _ in _mounts(pid))} root"
+    def actual(self, process: Inspected) -> str:
+        return f"{sum(target == '/' for target, _ in process.mounts)} root"
 
 
 _CLASSES = {cls.__name__: cls for cls in Check.__subclasses__()}
@@ -259,7 +282,7 @@ _CLASSES = {cls.__name__: cls for cls in Check.__subclasses__()}
 
 def to_wire(check: Check) -> dict[str, Any]:
     """The JSON object of a check."""
-    return {"check": type(check).__name__, **attrs.asdict(check, recurse=False)}
+    return {"check": type(check).__name__, **{a.name: getattr(check, a.name) for a in attrs.fields(type(check))}}
 
 
 def from_wire(message: Mapping[str, Any]) -> Check:
@@ -280,9 +303,10 @@ def take(checks: tuple[Check, ...], pid: int) -> tuple[Receipt, ...]:
         LimitError: One does not hold; all that do not are named.
     """
     taken = []
+    process = Inspected(pid)
     for check in checks:
         try:
-            actual = check.actual(pid)
+            actual = check.actual(process)
         except OSError as error:
             actual = describe_errno(error.errno or 0)
         taken.append(
