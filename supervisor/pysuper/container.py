@@ -372,6 +372,8 @@ async def _host_side(context: Context, drivers: Drivers, launcher: Launcher, tra
         async with AsyncExitStack() as stack:
             try:
                 for driver in drivers.in_order():
+                    if not driver.acts_on_host():
+                        continue
                     title = registry.title(driver)
                     with guarded(title, "traces"):
                         traces = driver.traces(context)

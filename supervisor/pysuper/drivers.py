@@ -167,6 +167,11 @@ class Driver(Plugin):
         """
         return _nothing()
 
+    @classmethod
+    def acts_on_host(cls) -> bool:
+        """Whether it defines `host` or `traces`; most drivers only add to the plan."""
+        return cls.host is not Driver.host or cls.traces is not Driver.traces
+
     async def at_barrier(self, name: str, pid: int) -> None:
         """The container's first process (its pid as the supervisor sees it) waits at this driver's `Barrier`."""
 

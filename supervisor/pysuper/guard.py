@@ -12,8 +12,8 @@ import math
 import signal
 import threading
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 import trio
@@ -37,8 +37,7 @@ class _Interrupt(BaseException):
     """Raised in a plugin that blocks."""
 
 
-@contextmanager
-def guarded(title: str, doing: str) -> Iterator[None]:
+class guarded:  # noqa: N801 - a context manager, and no generator, since there are dozens of calls for a container
     """
     A call that does not wait.
 
@@ -49,24 +48,40 @@ def guarded(title: str, doing: str) -> Iterator[None]:
     Raises:
         DriverError: It raised anything else than a PysuperError, wanted to exit, or blocked.
     """
-    try:
-        with _alarm():
-            yield
-    except PysuperError:
-        raise
-    except _Interrupt:
-        raise DriverError(
-            f"{title} blocked for {BLOCKED:g} s in {doing}, and everything else with it",
-            remedy="it has to await what takes long, or to do it in a thread; do without it until then",
-        ) from None
-    except (Exception, SystemExit) as error:
-        first = alone(error)
-        if isinstance(first, PysuperError):
-            raise first from error
-        raise DriverError(
-            f"{title} failed in {doing}: {type(first).__name__}: {first}",
-            remedy="report it to its authors, or do without it",
-        ) from error
+
+    __slots__ = ("_armed", "_doing", "_title")
+
+    def __init__(self, title: str, doing: str) -> None:
+        self._title = title
+        self._doing = doing
+        self._armed = False
+
+    def __enter__(self) -> None:
+        self._armed = _arm()
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _at: types.TracebackType | None
+    ) -> None:
+        try:
+            if self._armed:
+                _disarm()
+        except _Interrupt as late:
+            error = late
+        if error is None or isinstance(error, PysuperError):
+            return
+        if isinstance(error, _Interrupt):
+            raise DriverError(
+                f"{self._title} blocked for {BLOCKED:g} s in {self._doing}, and everything else with it",
+                remedy="it has to await what takes long, or to do it in a thread; do without it until then",
+            ) from None
+        if isinstance(error, Exception | SystemExit):
+            first = alone(error)
+            if isinstance(first, PysuperError):
+                raise first from error
+            raise DriverError(
+                f"{self._title} failed in {self._doing}: {type(first).__name__}: {first}",
+                remedy="report it to its authors, or do without it",
+            ) from error
 
 
 async def called(title: str, doing: str, awaitable: Awaitable[T]) -> T:
@@ -100,20 +115,20 @@ def _stretches(title: str, doing: str, coroutine: Coroutine[Any, Any, T]) -> Gen
             step = coroutine.throw
 
 
-@contextmanager
-def _alarm() -> Iterator[None]:
-    """Interrupt the block if it takes too long."""
+def _arm() -> bool:
+    """Interrupt what follows if it takes too long; whether that was begun here."""
     global _armed  # noqa: PLW0603 - as there is one SIGALRM
     if _armed or not _may_use_alarm():
-        yield
-        return
+        return False
     _armed = True
     signal.setitimer(signal.ITIMER_REAL, BLOCKED)
-    try:
-        yield
-    finally:
-        _armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    return True
+
+
+def _disarm() -> None:
+    global _armed  # noqa: PLW0603 - as there is one SIGALRM
+    _armed = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _may_use_alarm() -> bool:
