@@ -138,6 +138,7 @@ class Plan:
         checks: The receipts to take before it is.
         warnings: What the user should know, a line each: what was left out, and what is no boundary.
         trace: Whether the process tells of each step that it has done it, and how long that took.
+        steps: Those of all phases, in order.
     """
 
     id: str
@@ -150,10 +151,10 @@ class Plan:
     checks: tuple[receipts.Check, ...]
     warnings: tuple[str, ...]
     trace: bool = False
+    steps: tuple[Step, ...] = attrs.field(init=False, eq=False, repr=False)
 
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """Of all phases, in order."""
+    @steps.default
+    def _in_order(self) -> tuple[Step, ...]:
         return tuple(step for phase in Phase for step in self.phases.get(phase, ()))
 
     @property
@@ -169,9 +170,18 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as the launcher reads it."""
-        message = attrs.asdict(self, recurse=True, filter=lambda a, _: a.name not in ("phases", "checks"))
-        message["phases"] = {p.name: [steps.to_wire(s) for s in self.phases[p]] for p in Phase if p in self.phases}
-        message["checks"] = [receipts.to_wire(check) for check in self.checks]
+        message = {
+            "id": self.id,
+            "clone": self.clone,
+            "holder": self.holder and attrs.asdict(self.holder),
+            "ids": self.ids and attrs.asdict(self.ids),
+            "cgroup": self.cgroup,
+            "phases": {p.name: [steps.to_wire(s) for s in self.phases[p]] for p in Phase if p in self.phases},
+            "command": self.command and attrs.asdict(self.command, recurse=False),
+            "checks": [receipts.to_wire(check) for check in self.checks],
+            "warnings": self.warnings,
+            "trace": self.trace,
+        }
         return json.dumps(message)
 
     @classmethod

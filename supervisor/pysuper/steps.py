@@ -569,12 +569,13 @@ def _wire_name(step: type[Step]) -> str:
 
 
 _CLASSES = {_wire_name(cls): cls for cls in Step.__subclasses__()}
+_NAMES = {cls: (name, tuple(a.name for a in attrs.fields(cls))) for name, cls in _CLASSES.items()}
 
 
 def to_wire(step: Step) -> dict[str, Any]:
     """The JSON object of a step."""
-    fields = {a.name: getattr(step, a.name) for a in attrs.fields(type(step))}
-    return {"do": _wire_name(type(step)), **fields}
+    name, fields = _NAMES[type(step)]
+    return {"do": name, **{field: getattr(step, field) for field in fields}}
 
 
 def from_wire(message: Mapping[str, Any]) -> Step:

@@ -56,6 +56,8 @@ def parse(mountinfo: str, cgroups: str) -> list[Hierarchy]:
     own = dict(_own(line) for line in cgroups.split("\n") if line)
     found = []
     for line in mountinfo.split("\n"):
+        if " - cgroup" not in line:
+            continue
         fields = line.split(" ")
         if "-" not in fields[6:]:
             continue
@@ -105,7 +107,7 @@ def _below(top: str, root: str, path: str) -> str | None:
 
 def _unescape(field: str) -> str:
     """The kernel writes space, tab, newline and backslash as three octal digits."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field) if "\\" in field else field
 
 
 def _visible(hierarchy: Hierarchy) -> bool:
