@@ -28,6 +28,8 @@ _FORWARDED = frozenset(signal.Signals) - {
     signal.SIGTTOU,
     signal.SIGTSTP,
 }
+#: Above all numbers that a command may have.
+_ASIDE = 10
 
 
 class _Failed(Exception):
@@ -76,10 +78,10 @@ def run_plan(
                 wire.tell(status, {"done": index, "after": now - began, "seconds": now - before})
             # As it was, whatever new credentials make of that: proc_sys_fs(5), suid_dumpable.
             syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1 if plan["ids"] else 0)
-        executor.barrier("ready")
-        if plan["command"] is not None:
-            _run_command(plan["command"], executor, status, files)
-        os._exit(0)
+        if plan["command"] is None:
+            executor.barrier("ready")
+            os._exit(0)
+        _run_command(plan["command"], executor, status, files)
     except _Failed as failure:
         wire.tell(status, failure.message)
     except SystemExit:
@@ -118,52 +120,72 @@ def _arrange_descriptors(files: dict[int, int], keep: list[int]) -> None:
 
 
 def _run_command(command: dict[str, Any], executor: Executor, status: socket.socket, files: Iterable[int]) -> NoReturn:
+    """
+    Do all that can be done before the command may run, wait for that, and run it.
+
+    An init is there when the supervisor looks, and its child is the process that waits: behind the barrier there is
+    hardly more than execve(2).
+    """
     environment: dict[str, str] = {"HOME": executor.home} | command["environment"]
     argv: list[str] = command["argv"] or [executor.shell]
-    if command["init"]:
-        _init(command, argv, environment, status, files)
+    init = _fork_behind_init(status, files) if command["init"] else None
+    # An ignored signal stays ignored across execve(2), as 32 and 33 are in whatever glibc's posix_spawn(3) has started.
+    for number in set(syscalls.SIGNALS) - {signal.SIGKILL, signal.SIGSTOP}:
+        syscalls.default_signal(number)
     try:
+        given = executor.barrier("ready")
+        if init is not None:
+            init.send(b"go")
+            init.recv(1)
+        _take_over(given)
         _execute(command, argv, environment)
     except OSError as error:
-        raise _Failed("execute", error) from error
+        failure = _Failed("execute", error)
+    if init is None:
+        raise failure
+    init.send(wire.encode(failure.message))  # with whose end this process ends, too
+    os._exit(125)
 
 
-def _init(
-    command: dict[str, Any],
-    argv: list[str],
-    environment: dict[str, str],
-    status: socket.socket,
-    files: Iterable[int],
-) -> NoReturn:
+def _take_over(given: dict[int, int]) -> None:
+    """Replace descriptors; those that came may have any numbers, also those that are to be replaced."""
+    aside = {number: fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ASIDE) for number, descriptor in given.items()}
+    for descriptor in given.values():
+        os.close(descriptor)
+    for number, descriptor in aside.items():
+        os.dup2(descriptor, number)
+
+
+def _fork_behind_init(status: socket.socket, files: Iterable[int]) -> socket.socket:
     """
-    Be PID 1: run the command as a child, pass signals on to it, reap every orphan, end when the command ends.
+    Become PID 1, and go on in a child of it; to its init, which it asks whether it may execute the command.
 
-    The kernel then kills whatever else is in the pid namespace, pid_namespaces(7).
+    The init passes signals on to the command, reaps every orphan, and ends when the command ends. The kernel then kills
+    whatever else is in the pid namespace, pid_namespaces(7).
     """
-    syscalls.set_process_title("pysuper-init")
-    # Not dumpable, so that no process of the container can open /proc/1/exe or /proc/1/fd (CVE-2019-5736).
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
     if os.getpid() != 1:  # in a shared pid namespace orphans come here only if this process asks for them
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
-    told, tell = os.pipe()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
-        try:
-            os.close(told)
-            os.setsid()
-            _execute(command, argv, environment)
-        except OSError as error:
-            os.write(tell, wire.encode(_Failed("execute", error).message))
-        os._exit(125)
-    os.close(tell)
-    failure = os.read(told, wire.MAX_PACKET)  # end of file: the command's execve closed the other end
-    if failure:
-        status.send(failure)
-        os._exit(125)
-    os.close(told)
+        ours.close()
+        os.setsid()
+        return theirs
+    theirs.close()
     for number in files:  # the command alone keeps pipes and terminal open
         os.close(number)
+    syscalls.set_process_title("pysuper-init")
+    if ours.recv(2) != b"go":  # it was killed, or the supervisor has given up
+        os._exit(125)
+    # Not dumpable, so that no process of the container can open /proc/1/exe or /proc/1/fd (CVE-2019-5736). Not before
+    # the receipts were taken, which ordinary users could not do then.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    ours.send(b"!")
+    if failure := ours.recv(wire.MAX_PACKET):  # otherwise it is the end of file: execve has closed the other end
+        status.send(failure)
+        os._exit(125)
+    ours.close()
     wire.tell(status, {"started": True})
     while True:
         received = signal.sigwait(set(signal.Signals))
@@ -191,16 +213,13 @@ def _reap_all(child: int) -> int | None:
 
 
 def _execute(command: dict[str, Any], argv: list[str], environment: dict[str, str]) -> NoReturn:
-    """Execute the command: in its directory, with its terminal, with signals as a fresh process has them."""
+    """Execute the command: in its directory, with its terminal, with no signal blocked."""
     try:
         os.chdir(command["working_dir"])
     except OSError as error:
         raise OSError(error.errno, f"working directory {command['working_dir']}: {error.strerror}") from None
     if command["terminal"]:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    # An ignored signal stays ignored across execve(2), as 32 and 33 are in whatever glibc's posix_spawn(3) has started.
-    for number in set(syscalls.SIGNALS) - {signal.SIGKILL, signal.SIGSTOP}:
-        syscalls.default_signal(number)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     _search_and_execute(argv, environment)
 

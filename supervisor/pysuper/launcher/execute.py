@@ -346,10 +346,13 @@ class Executor:
         with socket.socket(family, kind) as opened:
             wire.send(self._status, {"opened": "socket"}, (opened.fileno(),))
 
-    def barrier(self, name: str) -> None:
+    def barrier(self, name: str) -> dict[int, int]:
+        """Wait; what came with the answer: descriptors, by the numbers that the command shall have for them."""
         wire.send(self._status, {"barrier": name})
-        if wire.receive(self._status)[0] is None:
+        answer, descriptors = wire.receive(self._status)
+        if answer is None:
             raise SystemExit  # the supervisor has given up, or is gone
+        return dict(zip(answer.get("files", ()), descriptors, strict=False))
 
     def syscall(self, number: int, arguments: list[int | str], purpose: str) -> None:
         syscalls.syscall(number, tuple(arguments))

@@ -19,7 +19,9 @@ To the supervisor, on the status socket of each process:
     {"orphaned": true}          the launcher died before it could send the pid
     {"forked": n}               descriptor: the pidfd of a child, also the supervisor's, that goes on with the plan once
                                 any packet is sent; the process itself ends then
-    {"barrier": name}           waits for any packet; the barrier "ready" comes last, before the command
+    {"barrier": name}           waits for any packet; the barrier "ready" comes last, before the command, and may be
+                                answered by {"files": [n, ...]} with as many descriptors: these numbers of the command's
+                                become others than those that came with the plan
     {"opened": what}            descriptor: the master of the pseudo-terminal ("terminal"), or a "socket"
     {"done": index, "after": s, "seconds": s}
                                 if the plan says `trace`: a step has been done, when and how long it took, in seconds
