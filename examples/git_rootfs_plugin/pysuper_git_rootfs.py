@@ -71,9 +71,10 @@ class GitRootfs(RootfsDriver):
             raise DriverError(f"rootfs git:{self.options.path} is no directory", remedy="name a git repository")
         # Nothing may run here, so that nobody knows the commit yet: `host` lets this name lead to its checkout.
         source = str(self._view(plan.context))
-        plan.add(
-            Phase.ROOTFS, Overlay(source=source, target="/", idmap=plan.idmap, userxattr=not plan.context.privileged)
-        )
+        userxattr = not plan.context.privileged
+        # A link that nobody but us can make; others are not followed.
+        layer = Overlay(source=source, target="/", idmap=plan.idmap, userxattr=userxattr, follow=True)
+        plan.add(Phase.ROOTFS, layer)
 
     def traces(self, context: Context) -> tuple[Trace, ...]:
         return (CHECKOUTS.trace(context), Trace("directory", str(self._view(context))))

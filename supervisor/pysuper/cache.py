@@ -38,10 +38,9 @@ class Cache:
 
     @property
     def path(self) -> Path:
-        """Where it is; it need not exist yet."""
-        if os.geteuid() == 0:
-            return Path("/var/cache/pysuper", self.name)
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "pysuper", self.name)
+        """Where it is, without links, since mounts do not follow them; it need not exist yet."""
+        home = "/var/cache" if os.geteuid() == 0 else os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(os.path.realpath(home), "pysuper", self.name)
 
     def trace(self, context: Context) -> Trace:
         """What `require` leaves if the supervisor is killed meanwhile; for `Driver.traces`."""

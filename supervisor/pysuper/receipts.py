@@ -22,6 +22,7 @@ __all__ = [
     "Check",
     "FileHolds",
     "FileLists",
+    "Inspected",
     "MountFlags",
     "OldRootGone",
     "OwnNamespace",

@@ -21,7 +21,7 @@ Kind = Literal["planning", "driver", "launch", "step", "receipts", "command"]
 #: What the parts of a start are called in the total.
 _PARTS: dict[Kind, str] = {
     "planning": "planning",
-    "driver": "{} drivers",
+    "driver": "host side",
     "launch": "launch",
     "step": "{} steps",
     "receipts": "receipts",

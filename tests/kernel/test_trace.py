@@ -231,10 +231,9 @@ def test_the_last_line_of_the_trace_has_the_total_and_its_parts() -> None:
     assert last is not None
     assert total.startswith(f"pysuper: {last['at']} ms until the command: planning ")
     steps = sum("  make the device" in line or "  hide" in line for line in lines)
-    counted = re.search(r", (\d+) drivers \d+\.\d\d ms, launch .*, (\d+) steps \d+\.\d\d ms, receipts \d", total)
+    counted = re.search(r", host side \d+\.\d\d ms, launch .*, (\d+) steps \d+\.\d\d ms, receipts \d", total)
     assert counted is not None
-    assert int(counted[1]) == sum("  enter the" in line and "driver" in line for line in lines)
-    assert int(counted[2]) > steps > 5
+    assert int(counted[1]) > steps > 5
 
 
 def test_a_step_that_fails_is_shown_and_then_the_error() -> None:
