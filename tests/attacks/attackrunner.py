@@ -25,7 +25,7 @@ import trio
 
 import pysuper
 from pysuper import steps, supervisor
-from pysuper.launcher import client
+from pysuper.launcher import client, python
 from pysuper.phase import Phase
 from pysuper.privileges import grant
 
@@ -95,7 +95,7 @@ def _without(plan, names):
 @contextlib.contextmanager
 def weakened(job):
     """While the block lasts, plans and launchers are made without what the job says."""
-    kept = supervisor.build_plan, client._PROGRAM, client.os
+    kept = supervisor.build_plan, python._PROGRAM, client.os
 
     def build(context, drivers):
         plan = kept[0](context, drivers)
@@ -121,12 +121,12 @@ def weakened(job):
 
     prelude = "import sys; sys.path.insert(0, sys.argv[1])\n"
     supervisor.build_plan = build
-    client._PROGRAM = f"{prelude}{job['launcher']}\n{kept[1]}"
+    python._PROGRAM = f"{prelude}{job['launcher']}\n{kept[1]}"
     client.os = Os()
     try:
         yield
     finally:
-        supervisor.build_plan, client._PROGRAM, client.os = kept
+        supervisor.build_plan, python._PROGRAM, client.os = kept
 
 
 # --- what there is to be had ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import trio
 
 from pysuper.drivers import Trace
-from pysuper.launcher import client, wire
+from pysuper.launcher import python, wire
+from pysuper.launcher.client import CONTROL, reap
+from pysuper.launcher.python import PythonLauncher
 
 SEALED = """
 import sys
@@ -26,7 +29,7 @@ except ImportError:
 
 
 def test_nothing_is_imported_once_the_launcher_is_sealed() -> None:
-    command = [sys.executable, "-I", "-S", "-c", SEALED, client._SOURCE_ROOT]
+    command = [sys.executable, "-I", "-S", "-c", SEALED, python._SOURCE_ROOT]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "refused\n"
     open_one = SEALED.replace("server._seal()", "")
     assert (
@@ -38,7 +41,9 @@ async def test_the_launcher_has_no_environment_and_no_descriptor_of_ours(monkeyp
     monkeypatch.setenv("SECRET", "hunter2")
     leaked = os.open("/", os.O_RDONLY)
     os.set_inheritable(leaked, True)
-    pid, control = client._spawn()
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        pid = PythonLauncher()._spawn(theirs.fileno())
     pidfd = os.pidfd_open(pid)
     try:
         while b"pysuper-launcher" not in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -46,13 +51,13 @@ async def test_the_launcher_has_no_environment_and_no_descriptor_of_ours(monkeyp
         if os.geteuid() == 0:
             assert Path(f"/proc/{pid}/environ").read_bytes() == b""
             descriptors = {int(name): os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
-            assert set(descriptors) == set(range(11))
+            assert set(descriptors) == set(range(CONTROL + 1))
             # Where a command may have descriptors of its own, there is nothing that would have to make way.
-            assert {descriptors[number] for number in range(3, 10)} == {"/dev/null"}
+            assert {descriptors[number] for number in range(3, CONTROL)} == {"/dev/null"}
         assert os.stat(f"/proc/{pid}/fd").st_uid == 0  # root's, whoever runs it: it is not dumpable
     finally:
         control.close()
-        await client.reap(pidfd)
+        await reap(pidfd)
         os.close(pidfd)
         os.close(leaked)
 
@@ -67,7 +72,7 @@ async def test_a_launcher_is_told_of_traces_in_packets_that_it_takes(tmp_path: P
     traces = [Trace("directory", str(tmp_path / f"{number:0200}")) for number in range(1000)]
     assert len(wire.encode({"remember": [(trace.kind, trace.path) for trace in traces]})) > 2 * wire.MAX_PACKET
     async with trio.open_nursery() as nursery:
-        launcher = client.PythonLauncher()
+        launcher = PythonLauncher()
         await nursery.start(launcher.serve)
         await launcher.remember(*traces)
         for trace in traces:

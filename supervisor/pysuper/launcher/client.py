@@ -1,5 +1,5 @@
 """
-The supervisor's side of the Python launcher: starts it, talks to it, replaces it when it dies.
+The supervisor's side of a launcher process: talks to it, and replaces it when it dies.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import os
 import signal
 import socket
 import struct
-import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -22,20 +21,20 @@ from pysuper import syscalls
 from pysuper.drivers import Launched, Launcher, Trace
 from pysuper.errors import LaunchError, describe_errno
 from pysuper.launcher import wire
-from pysuper.launcher.program import safe_program
 from pysuper.plan import Plan
 
 #: A launcher that dies this often in a row, without having launched anything, will not be of use.
 _MAX_DEATHS = 5
-
-_SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
-_PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from pysuper.launcher.server import main; main(int(sys.argv[2]))"
-)
+#: The number of the control socket in a launcher: above those that a command may have, so that nothing has to make way.
+CONTROL = 10
 
 
-class PythonLauncher(Launcher):
-    """A fresh, isolated interpreter (`python -I -S`) as the launcher process."""
+class ProcessLauncher(Launcher):
+    """
+    A launcher that is a process of its own: all but what program that is, and how it is told of a plan.
+
+    What it tells the supervisor is the same for all: `pysuper.launcher.wire`.
+    """
 
     def __init__(self) -> None:
         self._control: trio.socket.SocketType | None = None
@@ -55,7 +54,14 @@ class PythonLauncher(Launcher):
 
     async def _serve_once(self, task_status: trio.TaskStatus[None]) -> None:
         """The life of one launcher process."""
-        pid, self._control = _spawn()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = trio.socket.from_stdlib_socket(ours)
+        try:
+            with theirs:
+                pid = self._spawn(theirs.fileno())
+        except BaseException:
+            self._control.close()
+            raise
         pidfd = os.pidfd_open(pid)
         try:
             with trio.CancelScope(shield=True):
@@ -107,6 +113,30 @@ class PythonLauncher(Launcher):
         self._traces.difference_update(traces)
         await self._keep_books("forget", traces)
 
+    @abstractmethod
+    def _spawn(self, control: int) -> int:
+        """
+        Start a launcher process, whose control socket is to be `control`; its pid.
+
+        Raises:
+            LaunchError: It cannot be started.
+        """
+
+    @abstractmethod
+    def _encode(self, message: dict[str, Any]) -> bytes:
+        """A message other than `launch`, as it takes them."""
+
+    @abstractmethod
+    def _encode_plan(self, plan: Plan, files: Sequence[int], namespaces: Sequence[str]) -> tuple[bytes, bytes | None]:
+        """
+        The message `launch`, and the content of the file that goes with it, if any.
+
+        Args:
+            plan: To run.
+            files: What numbers descriptors have there that go with it.
+            namespaces: Of what kind the namespaces are that go with it.
+        """
+
     def _not_ready(self) -> None:
         # Never replaced while somebody may wait for it.
         if self._ready.is_set():
@@ -115,7 +145,7 @@ class PythonLauncher(Launcher):
     async def _notify(self, message: dict[str, Any], *descriptors: int) -> None:
         # A launcher that is dead needs no news: the next one gets all of it in `_hand_over`.
         with contextlib.suppress(OSError, trio.ClosedResourceError):
-            await self._send(message, descriptors)
+            await self._send(self._encode(message), descriptors)
 
     async def _hand_over(self) -> None:
         for pidfd in list(self._pidfds):
@@ -125,34 +155,32 @@ class PythonLauncher(Launcher):
     async def _keep_books(self, verb: str, traces: Sequence[Trace]) -> None:
         """Tell the launcher of traces, in as few packets as hold them."""
         message = {verb: [(trace.kind, trace.path) for trace in traces]}
-        if len(traces) > 1 and len(wire.encode(message)) > wire.MAX_PACKET:
+        if len(traces) > 1 and len(self._encode(message)) > wire.MAX_PACKET:
             half = len(traces) // 2
             await self._keep_books(verb, traces[:half])
             await self._keep_books(verb, traces[half:])
         elif traces:
             await self._notify(message)
 
-    async def _send(self, message: dict[str, Any], descriptors: tuple[int, ...]) -> None:
+    async def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
         if self._control is None or self._control.fileno() == -1:
             raise BrokenPipeError
         rights = struct.pack(f"={len(descriptors)}i", *descriptors)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
-        await self._control.sendmsg([wire.encode(message)], ancillary)
+        await self._control.sendmsg([packet], ancillary)
 
     async def _try_launch(self, plan: Plan, files: Mapping[int, int], namespaces: Mapping[str, int]) -> Launched | None:
         """One attempt; None if the launcher died before it had cloned."""
-        message = {"launch": {"files": list(files), "namespaces": list(namespaces)}}
-        with open(os.memfd_create("plan", os.MFD_CLOEXEC), "wb", buffering=0) as plan_file:
-            plan_file.write(plan.to_json().encode())
-            plan_file.seek(0)
+        packet, content = self._encode_plan(plan, list(files), list(namespaces))
+        given = (*files.values(), *namespaces.values())
+        with _file_of(content) as plan_file:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             status = trio.socket.from_stdlib_socket(ours)
             try:
                 with theirs:
                     # Names the sender of a message by its pid, should the launcher die before it could.
                     status.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                    given = (*files.values(), *namespaces.values())
-                    await self._send(message, (plan_file.fileno(), theirs.fileno(), *given))
+                    await self._send(packet, (*plan_file, theirs.fileno(), *given))
                 with trio.CancelScope(shield=True):
                     # A clone under way cannot be called back, only waited for; then it can be killed.
                     launched = await _first_message(status, plan)
@@ -166,26 +194,27 @@ class PythonLauncher(Launcher):
         return launched
 
 
-def _spawn() -> tuple[int, trio.socket.SocketType]:
-    """Start a launcher process; its pid and our end of the control socket."""
-    if not sys.executable:
-        raise LaunchError("the launcher needs a Python interpreter, and sys.executable names none")
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        # Above those that a command may have, so that nothing has to make way for them.
-        target = 10
-        # It finds its library by the name that it was started with, whatever is executed.
-        arguments = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM, _SOURCE_ROOT, str(target)]
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1)]
-        actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), target))
-        try:
-            # Its own session: a Ctrl-C at the terminal is for the supervisor. No environment: it would be inherited.
-            with safe_program() as (program, environment):
-                pid = os.posix_spawn(program, arguments, environment, file_actions=actions, setsid=True)
-        finally:
-            os.close(null)
-    return pid, trio.socket.from_stdlib_socket(ours)
+@contextlib.contextmanager
+def _file_of(content: bytes | None) -> Iterator[tuple[int, ...]]:
+    """The descriptor of a file in memory, if there is a content."""
+    if content is None:
+        yield ()
+        return
+    with open(os.memfd_create("plan", os.MFD_CLOEXEC), "wb", buffering=0) as file:
+        file.write(content)
+        file.seek(0)
+        yield (file.fileno(),)
+
+
+def spawn(program: str, arguments: list[str], environment: Mapping[str, str], control: int) -> int:
+    """Execute a launcher with `control` as its descriptor `CONTROL`, and nothing of ours but the standard error."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1), (os.POSIX_SPAWN_DUP2, control, CONTROL)]
+    try:
+        # Its own session: a Ctrl-C at the terminal is for the supervisor. No environment: it would be inherited.
+        return os.posix_spawn(program, arguments, environment, file_actions=actions, setsid=True)
+    finally:
+        os.close(null)
 
 
 async def reap(pidfd: int) -> syscalls.Exit:

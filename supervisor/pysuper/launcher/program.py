@@ -1,5 +1,5 @@
 """
-What is executed as the launcher: the interpreter, or a copy of it that no container can change.
+What is executed as the launcher: a program, or a copy of it that no container can change.
 
 When a process is about to become the command of a container, /proc/self/exe is still the launcher's program. A command
 that is a link to that, or a script that names it as its interpreter, executes it, and then has it as its own program
@@ -27,25 +27,28 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 @contextmanager
-def safe_program() -> Iterator[tuple[str, dict[str, str]]]:
+def safe_program(program: str, remedy: str) -> Iterator[tuple[str, dict[str, str]]]:
     """
     The path to execute, good while the block lasts, and the environment that it needs.
+
+    Args:
+        program: Of the launcher.
+        remedy: What helps where it cannot be had so.
 
     Raises:
         LaunchError: There is no memory for a copy, or the kernel does not execute what is in memory.
     """
-    if not _is_ours(sys.executable):
-        yield sys.executable, {}
+    if not _is_ours(program):
+        yield program, {}
         return
     try:
-        copy = _sealed_copy(sys.executable)
+        copy = _sealed_copy(program)
         try:
-            yield f"/proc/self/fd/{copy}", _library_path()
+            yield f"/proc/self/fd/{copy}", _library_path() if program == sys.executable else {}
         finally:
             os.close(copy)
     except OSError as error:
-        message = f"could not execute a copy of {sys.executable}, which a container could change: {error.strerror}"
-        remedy = "use an interpreter that belongs to root, such as /usr/bin/python3"
+        message = f"could not execute a copy of {program}, which a container could change: {error.strerror}"
         raise LaunchError(message, errno=error.errno, remedy=remedy) from error
 
 
