@@ -10,14 +10,17 @@ unexport PYTHONDONTWRITEBYTECODE
 
 setup: $(VENV)/.setup
 
-$(VENV)/.setup: pyproject.toml $(wildcard requirements-dev.txt)
+# What the native launcher is compiled from, at each installation.
+NATIVE := hatch_build.py $(wildcard supervisor/pysuper/launcher/native/*.[ch])
+
+$(VENV)/.setup: pyproject.toml $(wildcard requirements-dev.txt) $(NATIVE)
 	-tests/fixtures_build/debs.sh
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable '.[dev,docs,bench]'
 	touch $(VENV)/.setup $(VENV)/.runtime
 
 # What it takes to run pysuper, which is less than it takes to test it.
-$(VENV)/.runtime: pyproject.toml
+$(VENV)/.runtime: pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable .
 	touch $@

@@ -58,7 +58,7 @@ PRINTS = {
 }
 
 #: Between the supervisor and the launcher.
-FOR_THE_WIRE = {"from_wire", "to_wire"}
+FOR_THE_WIRE = {"CLASSES", "from_wire", "to_wire", "wire_name"}
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pysuper import landlock, syscalls
 from pysuper.errors import PysuperError, describe_errno
 from pysuper.planning import is_privileged, make_plan
 from pysuper.protections import PROTECTIONS
-from pysuper.registry import available
+from pysuper.registry import available, load_launcher
 from pysuper.spec import NAMESPACES, ContainerSpec
 from pysuper.subids import NoSubIds, find as find_subids
 
@@ -69,6 +69,7 @@ def examine() -> Iterator[Finding]:
     yield _seccomp()
     yield _landlock()
     yield _terminal()
+    yield _launcher()
     yield _container()
 
 
@@ -258,6 +259,15 @@ def _terminal() -> Finding:
         detail = f"/dev/ptmx: {describe_errno(error.errno or 0)}"
         return Finding(subject="pseudo-terminals", works=False, detail=detail, remedy="mount devpts at /dev/pts")
     return Finding(subject="pseudo-terminals", works=True, detail="/dev/ptmx")
+
+
+def _launcher() -> Finding:
+    try:
+        launcher, why = load_launcher()
+    except PysuperError as error:
+        return Finding(subject="launcher", works=False, detail=str(error), remedy="install pysuper again")
+    detail = f"{launcher.__name__}, since {why}" if why else launcher.__name__
+    return Finding(subject="launcher", works=True, detail=detail)
 
 
 def _container() -> Finding:

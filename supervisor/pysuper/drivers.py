@@ -205,6 +205,11 @@ class Launcher(ABC):
 
     api_version: ClassVar[int] = API_VERSION
 
+    @classmethod
+    def detect(cls) -> Detection:
+        """Say whether it can work here. Must be quick, and change nothing."""
+        return Detection(True)
+
     @abstractmethod
     async def serve(self, task_status: trio.TaskStatus[None]) -> None:
         """Run until cancelled; `started` once `launch` may be called. On exit nothing it started is left."""

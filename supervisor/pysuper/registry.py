@@ -23,17 +23,30 @@ from stevedore.extension import ExtensionManager
 
 from pysuper import discovery
 from pysuper.discovery import Registration, noun, registrations
-from pysuper.drivers import API_VERSION, GROUPS, Detection, Plugin
+from pysuper.drivers import API_VERSION, GROUPS, Detection, Launcher
 from pysuper.errors import DriverError, PysuperError
 from pysuper.guard import guarded
 from pysuper.shorthand import did_you_mean
 from pysuper.spec import DriverChoice
 from pysuper.units import shown
 
-__all__ = ["Entry", "available", "create", "detect_cgroup", "examine", "find", "forget", "load", "title"]
+__all__ = [
+    "Entry",
+    "available",
+    "create",
+    "detect_cgroup",
+    "examine",
+    "find",
+    "forget",
+    "load",
+    "load_launcher",
+    "title",
+]
 
 #: What `auto` tries, best first; `none` is last, and holds no limit.
 _CGROUP_PREFERENCE = ("v2", "v1", "none")
+#: What is tried if no launcher is asked for, best first; `python` needs nothing that is not here.
+_LAUNCHER_PREFERENCE = ("native", "python")
 
 D = TypeVar("D")
 
@@ -209,6 +222,22 @@ def detect_cgroup() -> tuple[str, str]:
     raise DriverError(f"no cgroup driver works here: {'; '.join(reasons)}")
 
 
+def load_launcher(name: str | None = None) -> tuple[type[Launcher], str]:
+    """
+    The launcher of that name, or the best one that works here, and why not a better one.
+
+    Raises:
+        DriverError: It does not work here.
+    """
+    reasons: list[str] = []
+    for tried in _LAUNCHER_PREFERENCE if name is None else (name,):
+        plugin = find("pysuper.launcher", tried)
+        if (detection := _detect(plugin)).works:
+            return _load(plugin), "; ".join(reasons)
+        reasons.append(f"{plugin.title} cannot work here: {detection.reason}")
+    raise DriverError("; ".join(reasons))
+
+
 def available() -> list[Entry]:
     """Every registered plugin, loaded and asked whether it works here."""
     return [examine(plugin) for group in GROUPS for plugin in registrations(group)]
@@ -219,7 +248,7 @@ def examine(plugin: Registration) -> Entry:
     try:
         found = load(plugin.group, plugin.name)  # which says if there is another one of that name
         with guarded(plugin.title, "detect"):
-            detection = found.detect() if issubclass(found, Plugin) else Detection(True)
+            detection = found.detect()
         return Entry(registration=plugin, detection=detection, error=None)
     except PysuperError as problem:
         return Entry(registration=plugin, detection=None, error=str(problem))

@@ -2,8 +2,9 @@
 The steps of a container's set-up: one frozen class per thing that the kernel is told.
 
 A step is data. It says what it does in one line (`describe`) and where that is documented (`man`); the code that
-does it is `pysuper.launcher.execute`, a function per class, which runs in the new process. Steps travel there as
-JSON objects: the fields, plus `"do"`, the name of the class in snake case.
+does it is `pysuper.launcher.execute`, a function per class, which runs in the new process, or the same in C
+(`pysuper.launcher.native`). Steps travel there as JSON objects: the fields, plus `"do"`, the name of the class in snake
+case.
 
 The vocabulary is closed, so that a plan can be printed, compared and checked; a plugin with an unusual wish has
 `WriteFile` and `Syscall`.
@@ -23,6 +24,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 __all__ = [
+    "CLASSES",
     "Barrier",
     "BecomeRoot",
     "Bind",
@@ -62,6 +64,7 @@ __all__ = [
     "WriteFile",
     "from_wire",
     "to_wire",
+    "wire_name",
 ]
 
 
@@ -564,12 +567,14 @@ class Syscall(Step):
         return f"{self.purpose} (system call {self.number})"
 
 
-def _wire_name(step: type[Step]) -> str:
+def wire_name(step: type[Step]) -> str:
+    """What a class of steps is called there: its name in snake case."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", step.__name__).lower()
 
 
-_CLASSES = {_wire_name(cls): cls for cls in Step.__subclasses__()}
-_NAMES = {cls: (name, tuple(a.name for a in attrs.fields(cls))) for name, cls in _CLASSES.items()}
+#: All of them, by those names.
+CLASSES = {wire_name(cls): cls for cls in Step.__subclasses__()}
+_NAMES = {cls: (name, tuple(a.name for a in attrs.fields(cls))) for name, cls in CLASSES.items()}
 
 
 def to_wire(step: Step) -> dict[str, Any]:
@@ -581,4 +586,4 @@ def to_wire(step: Step) -> dict[str, Any]:
 def from_wire(message: Mapping[str, Any]) -> Step:
     """The step of a JSON object; the inverse of `to_wire`."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in message.items() if k != "do"}
-    return _CLASSES[message["do"]](**fields)
+    return CLASSES[message["do"]](**fields)

@@ -187,7 +187,7 @@ def _log(line: str) -> None:
 
 @asynccontextmanager
 async def open_supervisor(
-    *, hooks: Sequence[DriverChoice] = (), warn: Callable[[str], None] = _log
+    *, hooks: Sequence[DriverChoice] = (), warn: Callable[[str], None] = _log, launcher: str | None = None
 ) -> AsyncIterator[Supervisor]:
     """
     Start a supervisor, with its launcher process; on exit every container that still runs is stopped.
@@ -197,23 +197,24 @@ async def open_supervisor(
     Args:
         hooks: Who is told what happens to its containers.
         warn: Called with each line that somebody should read, such as that a hook has failed.
+        launcher: Which one makes the processes, by its name; None is the best one that works here.
 
     Raises:
-        DriverError: A hook cannot be had.
+        DriverError: A hook, or the launcher, cannot be had.
     """
     ranges, slices = IdRanges(), SubIdRanges()
-    launcher: Launcher = registry.load("pysuper.launcher", "python")()
+    maker = registry.load_launcher(launcher)[0]()
     told = Hooks(hooks, warn)
     try:
         # Four scopes, left from the inside out: containers, those who wait for processes, the launcher, the hooks.
         async with (
             _served(told.serve, told.close),
-            _served(launcher.serve),
+            _served(maker.serve),
             trio.open_nursery() as watchers,
             trio.open_nursery() as containers,
         ):
             try:
-                yield Supervisor(launcher, told, containers, watchers, ranges, slices)
+                yield Supervisor(maker, told, containers, watchers, ranges, slices)
             finally:
                 containers.cancel_scope.cancel()
     except BaseExceptionGroup as group:

@@ -4,8 +4,8 @@ set -eu
 
 missing=
 for package in \
-    bubblewrap busybox-static e2fsprogs iproute2 libseccomp2 mmdebstrap python3-venv qemu-system-x86 strace \
-    uidmap util-linux xz-utils zstd
+    bubblewrap busybox-static e2fsprogs gcc iproute2 libc6-dev libseccomp2 mmdebstrap python3-venv \
+    qemu-system-x86 strace uidmap util-linux xz-utils zstd
 do
     status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) || status=unknown
     [ "$status" = installed ] || missing="$missing $package"

@@ -50,7 +50,7 @@ TEXTS += [*explanations._NAMESPACES.values(), explanations._IDS]
 
 
 def test_every_kind_of_step_check_and_moment_has_an_explanation() -> None:
-    assert set(explanations._STEPS) == set(steps._CLASSES.values())
+    assert set(explanations._STEPS) == set(steps.CLASSES.values())
     assert set(explanations._CHECKS) == set(receipts._CLASSES.values())
     assert set(explanations._MOMENTS) == set(explanations._HEADINGS) == set(Moment)
     assert set(explanations._NAMESPACES) == set(NAMESPACES)
@@ -77,7 +77,7 @@ def test_every_phase_has_a_reason_of_one_line(phase: Phase) -> None:
 
 def named_pages() -> set[str]:
     """Every man page that an explanation, a step or a phase names."""
-    named = [*TEXTS, *(found.see for found in ALL), *(cls.man for cls in steps._CLASSES.values())]
+    named = [*TEXTS, *(found.see for found in ALL), *(cls.man for cls in steps.CLASSES.values())]
     return {page for text in named for page in re.findall(r"[\w-]+\(\d\w*\)", text)}
 
 

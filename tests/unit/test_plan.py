@@ -16,7 +16,7 @@ from pysuper.planning import build_plan, choose_drivers, make_plan
 from pysuper.spec import NAMESPACES, BindMount, ContainerSpec, DriverChoice, Rlimit, TmpfsMount
 
 # Not __subclasses__(), which also has the classes that attrs has replaced, until they are collected.
-ALL_STEPS = list(steps._CLASSES.values())
+ALL_STEPS = list(steps.CLASSES.values())
 
 #: A value for every type that a field of a step has.
 VALUES = {
@@ -41,7 +41,7 @@ def test_every_step_is_exported_described_and_has_a_man_page(cls: type[steps.Ste
 
 @pytest.mark.parametrize("cls", ALL_STEPS, ids=lambda cls: cls.__name__)
 def test_every_step_has_a_method_that_executes_it_with_the_same_fields(cls: type[steps.Step]) -> None:
-    name = steps._wire_name(cls)
+    name = steps.wire_name(cls)
     parameters = list(inspect.signature(getattr(Executor, name)).parameters)
     assert parameters[1:] == [field.name for field in attrs.fields(cls)]
 
