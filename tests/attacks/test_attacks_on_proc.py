@@ -100,7 +100,9 @@ def test_a_command_that_is_the_launcher_cannot_change_the_interpreter_of_a_user(
     modes = {}
     for defence in (False, True):
         own.chmod(0o755)
-        code = "" if defence else "from pysuper.launcher import program; program._is_ours = lambda path: False\n"
+        # The interpreter of a script as it is run here is that of the launcher, which has to be one.
+        code = "from pysuper import registry; registry._LAUNCHER_PREFERENCE = ('python',)\n"
+        code += "" if defence else "from pysuper.launcher import program; program._is_ours = lambda path: False\n"
         code += "import sys; from pysuper.cli import main; sys.exit(main(sys.argv[1:]))"
         done = attrs.evolve(public, python=str(own)).run(
             "-c", code, "run", "-v", f"{script}:/script:ro", "--", *inside, user=True, timeout=60 * PATIENCE

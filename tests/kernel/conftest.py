@@ -12,9 +12,35 @@ import pytest
 import pysuper
 from machine import cgroup_driver, nothing_is_left as nothing_is_left  # noqa: PLC0414 - fixtures
 from ordinary import home as home, public as public, python_as_user as python_as_user  # noqa: PLC0414 - fixtures
+from pysuper import registry
 from pysuper.supervisor import Supervisor, open_supervisor
 from roots import make_busybox
 from stackfiles import stacks as stacks, up as up  # noqa: PLC0414 - fixtures
+
+#: Their tests run under each launcher that works here; all others under the one that is chosen.
+_OF_LAUNCHERS = {"test_api", "test_faults", "test_mounts", "test_namespaces", "test_process", "test_sweeps"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test under each launcher."""
+    if metafunc.module.__name__.rpartition(".")[2] in _OF_LAUNCHERS:
+        metafunc.fixturenames.insert(0, "launcher")
+        metafunc.parametrize("launcher", [name for name in ("native", "python") if _works(name)], indirect=True)
+
+
+def _works(launcher: str) -> bool:
+    try:
+        registry.load_launcher(launcher)
+    except pysuper.PysuperError:
+        return False
+    return True
+
+
+@pytest.fixture
+def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let supervisors of this process have no other launcher."""
+    monkeypatch.setattr(registry, "_LAUNCHER_PREFERENCE", (request.param,))
+
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

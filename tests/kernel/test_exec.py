@@ -399,7 +399,7 @@ async def test_containers_that_end_at_any_moment_of_it_leave_nothing(supervisor,
         async with trio.open_nursery() as nursery:
 
             async def end(container: Container = container, delay: int = delay) -> None:
-                await trio.sleep(delay / 2000 * PATIENCE)
+                await trio.sleep(delay**2 / 50_000 * PATIENCE)
                 container.kill()
 
             nursery.start_soon(end)
