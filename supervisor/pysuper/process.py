@@ -116,6 +116,8 @@ class Process:
                 return True  # exit or execve closed the socket
             case {"started": _}:
                 return True
+            case {"orphaned": _}:
+                await self._go()
             case {"barrier": str(name)}:
                 await self._pass(name, at_barrier)
             case {"opened": str(what)}:

@@ -12,7 +12,7 @@ import socket
 import termios
 import time
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pysuper import syscalls
 from pysuper.launcher import wire
@@ -135,15 +135,15 @@ def _run_command(command: dict[str, Any], executor: Executor, status: socket.soc
     try:
         given = executor.barrier("ready")
         if init is not None:
-            init.send(b"go")
-            init.recv(1)
+            os.write(init.out, b"go")
+            os.read(init.in_, 1)
         _take_over(given)
         _execute(command, argv, environment)
     except OSError as error:
         failure = _Failed("execute", error)
     if init is None:
         raise failure
-    init.send(wire.encode(failure.message))  # with whose end this process ends, too
+    os.write(init.out, wire.encode(failure.message))  # with whose end this process ends, too
     os._exit(125)
 
 
@@ -156,9 +156,20 @@ def _take_over(given: dict[int, int]) -> None:
         os.dup2(descriptor, number)
 
 
-def _fork_behind_init(status: socket.socket, files: Iterable[int]) -> socket.socket:
+class _Init(NamedTuple):
     """
-    Become PID 1, and go on in a child of it; to its init, which it asks whether it may execute the command.
+    The pipes to the init, which is asked whether the command may be executed.
+
+    Pipes, since a system call filter is in force already, and has to allow whatever is called here.
+    """
+
+    in_: int
+    out: int
+
+
+def _fork_behind_init(status: socket.socket, files: Iterable[int]) -> _Init:
+    """
+    Become PID 1, and go on in a child of it.
 
     The init passes signals on to the command, reaps every orphan, and ends when the command ends. The kernel then kills
     whatever else is in the pid namespace, pid_namespaces(7).
@@ -166,26 +177,30 @@ def _fork_behind_init(status: socket.socket, files: Iterable[int]) -> socket.soc
     signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
     if os.getpid() != 1:  # in a shared pid namespace orphans come here only if this process asks for them
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asked, ask = os.pipe()
+    told, tell = os.pipe()
     child = os.fork()
     if child == 0:
-        ours.close()
+        os.close(asked)
+        os.close(tell)
         os.setsid()
-        return theirs
-    theirs.close()
+        return _Init(told, ask)
+    os.close(ask)
+    os.close(told)
     for number in files:  # the command alone keeps pipes and terminal open
         os.close(number)
     syscalls.set_process_title("pysuper-init")
-    if ours.recv(2) != b"go":  # it was killed, or the supervisor has given up
+    if os.read(asked, 2) != b"go":  # it was killed, or the supervisor has given up
         os._exit(125)
     # Not dumpable, so that no process of the container can open /proc/1/exe or /proc/1/fd (CVE-2019-5736). Not before
     # the receipts were taken, which ordinary users could not do then.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    ours.send(b"!")
-    if failure := ours.recv(wire.MAX_PACKET):  # otherwise it is the end of file: execve has closed the other end
+    os.write(tell, b"!")
+    if failure := os.read(asked, wire.MAX_PACKET):  # otherwise it is the end of file: execve has closed the other end
         status.send(failure)
         os._exit(125)
-    ours.close()
+    os.close(asked)
+    os.close(tell)
     wire.tell(status, {"started": True})
     while True:
         received = signal.sigwait(set(signal.Signals))

@@ -189,11 +189,12 @@ def _clone(
         pid, pidfd = syscalls.clone3(flags, cgroup=cgroup)
         if pid == 0:
             os.close(gate)
-            if os.read(wait_here, 1):
-                child.run_plan(plan, status, files, namespaces, _owner(plan))
-            # Whoever sent this is told by the kernel; the launcher, which knew it, has died.
-            wire.tell(status, {"orphaned": True})
-            os._exit(125)
+            if not os.read(wait_here, 1):
+                # The launcher has died; who sends this is told by the kernel, if it was not before.
+                wire.tell(status, {"orphaned": True})
+                if wire.receive(status)[0] is None:
+                    os._exit(125)
+            child.run_plan(plan, status, files, namespaces, _owner(plan))
     except OSError:
         os.close(gate)
         raise

@@ -16,7 +16,8 @@ To the supervisor, on the status socket of each process:
     {"pid": n, "times": [t, t, t]}
                                 descriptor: the pidfd. From the launcher, all others from the process. The times are
                                 when it heard of this, had made the holder's namespaces, had cloned; monotonic clock
-    {"orphaned": true}          the launcher died before it could send the pid
+    {"orphaned": true}          the launcher died before it let the process go, which any packet does now; whose pid
+                                has not been sent is ended
     {"forked": n}               descriptor: the pidfd of a child, also the supervisor's, that goes on with the plan once
                                 any packet is sent; the process itself ends then
     {"barrier": name}           waits for any packet; the barrier "ready" comes last, before the command, and may be

@@ -260,11 +260,13 @@ pid_t clone_process(const struct plan *plan, int status, const struct file *file
 	pid = raw_clone(CLONE_PARENT | namespace_flags(&plan->clone), cgroup, pidfd);
 	if (pid == 0) {
 		close(ends[1]);
-		if (read(ends[0], &byte, 1) == 1)
-			run_plan(plan, status, files, count, given, owner_of(plan));
-		/* Whoever sent this is told by the kernel; the launcher, which knew it, has died. */
-		send_packet(status, -1, "{\"orphaned\": true}");
-		_exit(125);
+		if (read(ends[0], &byte, 1) != 1) {
+			/* The launcher has died; who sends this is told by the kernel, if it was not before. */
+			send_packet(status, -1, "{\"orphaned\": true}");
+			if (recv(status, &byte, 1, 0) <= 0)
+				_exit(125);
+		}
+		run_plan(plan, status, files, count, given, owner_of(plan));
 	}
 	if (pid < 0)
 		get_in_trouble(trouble, "clone3");
