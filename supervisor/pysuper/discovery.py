@@ -92,13 +92,14 @@ def _installed() -> Mapping[str, tuple[Registration, ...]]:
     for distribution in importlib.metadata.distributions(path=path):
         if "pysuper." not in (distribution.read_text("entry_points.txt") or ""):
             continue
-        name = distribution.metadata["Name"] or "unknown"
+        metadata = distribution.metadata  # which is parsed whenever it is asked for
+        name = metadata["Name"] or "unknown"
         if _is_hidden(distribution, name, path):
             continue
         for point in distribution.entry_points:
             if point.group.startswith("pysuper."):
                 plugin = Registration(
-                    group=point.group, name=point.name, owner=name, version=distribution.version, entry_point=point
+                    group=point.group, name=point.name, owner=name, version=metadata["Version"], entry_point=point
                 )
                 found.setdefault(point.group, []).append(plugin)
     return {group: tuple(plugins) for group, plugins in found.items()}
