@@ -8,7 +8,6 @@ command begins, so that `pysuper run sh -e` runs `sh -e`. Nothing heavy is impor
 from __future__ import annotations
 
 import argparse
-import difflib
 import getopt
 import importlib
 import os
@@ -65,6 +64,8 @@ class Parser(argparse.ArgumentParser):
         try:
             options, rest = split(list(argv), short, long)
         except getopt.GetoptError as error:
+            import difflib
+
             known = {f"-{error.opt}", f"--{error.opt}"} & names.keys()
             near = [] if known else difflib.get_close_matches(f"--{error.opt}", names, n=1)
             if near:

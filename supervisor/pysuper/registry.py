@@ -12,12 +12,9 @@ where root would be told to import anything. The cache in memory is filled befor
 from __future__ import annotations
 
 import functools
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
-import cattrs
-from cattrs.gen import make_dict_structure_fn
-from cattrs.v import format_exception
 from stevedore.driver import DriverManager
 from stevedore.extension import ExtensionManager
 
@@ -29,6 +26,9 @@ from pysuper.guard import guarded
 from pysuper.shorthand import did_you_mean
 from pysuper.spec import DriverChoice
 from pysuper.units import shown
+
+if TYPE_CHECKING:  # it takes long to import, and is needed only for options
+    from cattrs import Converter
 
 __all__ = [
     "Entry",
@@ -175,7 +175,9 @@ def create(group: str, choice: DriverChoice, interface: type[D]) -> D:
         # Most drivers have no options, and a converter takes longer to make than a container.
         options = _converter(cls.Options).structure(given, cls.Options) if given else cls.Options()
     except Exception as error:
-        problems = "; ".join(cattrs.transform_error(error, path="options", format_exception=_worded))
+        from cattrs import transform_error
+
+        problems = "; ".join(transform_error(error, path="options", format_exception=_worded))
         raise DriverError(
             f"{plugin.title}: {problems}", remedy=f"see pysuper plugins show {plugin.kind}/{plugin.name}"
         ) from error
@@ -199,12 +201,17 @@ def _detect(plugin: Registration) -> Detection:
 
 def _worded(error: BaseException, type: type | None) -> str:  # noqa: A002 - cattrs calls it so
     """What is wrong with an option; its own converter says so itself."""
+    from cattrs.v import format_exception
+
     return str(error) if type is None and isinstance(error, ValueError) else format_exception(error, type)
 
 
 @functools.cache
-def _converter(options: type[Any]) -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
+def _converter(options: type[Any]) -> Converter:
+    from cattrs import Converter
+    from cattrs.gen import make_dict_structure_fn
+
+    converter = Converter(forbid_extra_keys=True)
     converter.register_structure_hook(
         options, make_dict_structure_fn(options, converter, _cattrs_forbid_extra_keys=True)
     )
