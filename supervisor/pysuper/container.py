@@ -22,7 +22,7 @@ from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
 from pysuper.guard import GuardedCgroup, called, entered, guarded
-from pysuper.hooks import Subject
+from pysuper.hooks import Told
 from pysuper.joining import command_plan
 from pysuper.plan import Plan
 from pysuper.planning import Drivers
@@ -229,16 +229,17 @@ class Container:
             number = error.errno or 0
             raise LaunchError(f"could not open a socket: {describe_errno(number)}", errno=number) from error
 
-    async def _start(self, drivers: Drivers, subject: Subject) -> None:
+    async def _start(self, drivers: Drivers, subject: Told) -> None:
         """From the clone to the running command."""
 
-        async def at_barrier(name: str) -> None:
+        async def at_barrier(name: str) -> Mapping[int, int]:
             if name == "ready":
                 self._executions.keep_namespaces()
                 await subject.created(self.pid)
-                return
+                return subject.descriptors
             for driver in drivers.in_order():
                 await called(registry.title(driver), "at_barrier", driver.at_barrier(name, self.pid))
+            return {}
 
         await self._process.start(at_barrier)
 
@@ -302,7 +303,7 @@ async def live(
     launcher: Launcher,
     files: Mapping[int, int],
     watchers: trio.Nursery,
-    subject: Subject,
+    subject: Told,
     tracer: Tracer,
     task_status: trio.TaskStatus[Container] = trio.TASK_STATUS_IGNORED,
 ) -> None:

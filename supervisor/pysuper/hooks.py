@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -26,7 +26,7 @@ from pysuper.guard import called, entered
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec, DriverChoice
 
-__all__ = ["Hooks", "Subject"]
+__all__ = ["Hooks", "Subject", "Told"]
 
 #: Seconds, in units of a hook's timeout, for all that is still to be told when the supervisor ends.
 _LAST_WORDS = 3.0
@@ -80,9 +80,33 @@ class Hooks:
         return Subject(name, self._listeners, self._containers, supervised=supervised)
 
 
+class Told(Protocol):
+    """
+    Who is told of one run of a container.
+
+    Attributes:
+        descriptors: For its command, by number, instead of those that its process was launched with; read when its
+            creation has been told.
+    """
+
+    descriptors: Mapping[int, int]
+
+    async def begin(self, run_id: str, spec: ContainerSpec) -> None:
+        """It is to be made; raises PysuperError if somebody objects."""
+
+    async def created(self, pid: int) -> None:
+        """Its command is the next thing to be executed; raises PysuperError if somebody objects."""
+
+    def started(self) -> None:
+        """Its command is being executed."""
+
+    def exited(self, record: ExitRecord) -> None:
+        """It is over; nothing happens if that was told before."""
+
+
 class Subject:
     """
-    What hooks are told of one container, over all of its runs.
+    What hooks are told of one container, over all of its runs (`Told`).
 
     Attributes:
         run: The number of the current or last run; counted by the owner.
@@ -104,6 +128,7 @@ class Subject:
         """
         self.run = 1
         self.record: ExitRecord | None = None
+        self.descriptors: Mapping[int, int] = {}
         self._name = name
         self._listeners = listeners
         self._containers = containers

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import trio
@@ -59,8 +59,9 @@ async def _make(launcher: Launcher, plan: Plan, taken: list[int]) -> None:
             process = Process(launched, plan, "the process that makes a network")
             nursery.start_soon(process.watch)
 
-            async def take(_barrier: str) -> None:
+            async def take(_barrier: str) -> Mapping[int, int]:
                 taken.append(os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+                return {}
 
             try:
                 await process.start(take)

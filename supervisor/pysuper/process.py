@@ -8,8 +8,9 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 import attrs
@@ -17,17 +18,28 @@ import trio
 
 from pysuper import receipts, syscalls
 from pysuper.drivers import Launched
-from pysuper.errors import CommandNotExecutable, CommandNotFound, LaunchError, LimitError, StuckError, describe_errno
+from pysuper.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    ConfigError,
+    LaunchError,
+    LimitError,
+    StuckError,
+    describe_errno,
+)
 from pysuper.launcher import wire
-from pysuper.launcher.client import launch_error, reap, receive
+from pysuper.launcher.client import launch_error, reap, receive, send
 from pysuper.plan import Plan
+from pysuper.spec import ContainerSpec
 from pysuper.steps import Fork
 from pysuper.tracing import SILENT, Tracer
 
-__all__ = ["STUCK_BOUND", "Ended", "Process", "standard_files"]
+__all__ = ["STUCK_BOUND", "Ended", "Process", "command_files", "standard_files"]
 
 #: Seconds after SIGKILL in which the kernel must have let go of a process; it does not in state D.
 STUCK_BOUND = 10.0
+#: The numbers for which the launcher leaves room.
+_EXTRA = frozenset(range(3, 10))
 #: Seconds between the moment in which a process leaves its cgroups, and the one in which it has ended.
 _DYING = 0.1
 
@@ -46,6 +58,10 @@ class Ended:
     status: int
     usage: syscalls.Exit
     seconds: float
+
+
+#: See `Process.start`.
+AtBarrier = Callable[[str], Awaitable[Mapping[int, int]]]
 
 
 class Process:
@@ -91,12 +107,13 @@ class Process:
             self._ended = time.monotonic()
         self.exited.set()
 
-    async def start(self, at_barrier: Callable[[str], Awaitable[None]] | None = None) -> None:
+    async def start(self, at_barrier: AtBarrier | None = None) -> None:
         """
         From the clone to the running command, or to the end of a plan without one.
 
         Args:
-            at_barrier: Called when it waits, with the name of the barrier.
+            at_barrier: Called when it waits, with the name of the barrier; returns what its command shall have for
+                descriptors, by number, if that is not what it was launched with.
 
         Raises:
             LaunchError: A step failed; CommandNotFound and CommandNotExecutable among them.
@@ -108,7 +125,7 @@ class Process:
         except ConnectionError as error:
             raise self._killed() from error
 
-    async def _heed(self, at_barrier: Callable[[str], Awaitable[None]] | None) -> bool:
+    async def _heed(self, at_barrier: AtBarrier | None) -> bool:
         """Act on one message; whether it was the last one before the command."""
         message, descriptors, _ = await receive(self._launched.status)
         match message:
@@ -147,17 +164,16 @@ class Process:
         with trio.CancelScope(shield=True):  # it ends when it is told that its child is known
             await self._go()
 
-    async def _pass(self, barrier: str, at_barrier: Callable[[str], Awaitable[None]] | None) -> None:
+    async def _pass(self, barrier: str, at_barrier: AtBarrier | None) -> None:
         if barrier == "ready":
             self._ready = True
             with self._tracer.span("receipts", f"check that {len(self._plan.checks)} promises are in force"):
                 self.receipts = await self._take_receipts()
-            self._began = time.monotonic()
-        if at_barrier is not None:
-            await at_barrier(barrier)
+        files = {} if at_barrier is None else await at_barrier(barrier)
         if barrier == "ready":
+            self._began = time.monotonic()
             self._tracer.executes(self._plan)
-        await self._go()
+        await self._go(files)
 
     async def _take_receipts(self) -> tuple[receipts.Receipt, ...]:
         try:
@@ -169,8 +185,8 @@ class Process:
                 raise self._killed() from None
             raise
 
-    async def _go(self) -> None:
-        await self._launched.status.send(wire.encode({"go": True}))
+    async def _go(self, files: Mapping[int, int] = MappingProxyType({})) -> None:
+        await send(self._launched.status, wire.encode({"files": list(files)}), tuple(files.values()))
 
     def _only(self, descriptors: list[int]) -> int:
         if not descriptors:  # there was no room for one
@@ -261,6 +277,27 @@ def standard_files(*given: int | None) -> Iterator[dict[int, int]]:
         yield {number: null if descriptor is None else descriptor for number, descriptor in enumerate(given)}
     finally:
         os.close(null)
+
+
+@contextmanager
+def command_files(
+    spec: ContainerSpec, stdin: int | None, stdout: int | None, stderr: int | None, descriptors: Mapping[int, int]
+) -> Iterator[dict[int, int]]:
+    """
+    All descriptors for the command of a container, see `Supervisor.start`; an OSError in the block is a LaunchError.
+
+    Raises:
+        ConfigError: There is no room for one.
+    """
+    if not set(descriptors) <= _EXTRA:
+        raise ConfigError(f"{spec.name}: descriptors: the numbers must be from 3 to 9")
+    given = (None, None, None) if spec.terminal else (stdin, stdout, stderr)
+    try:
+        with standard_files(*given) as standard:
+            yield standard | dict(descriptors)
+    except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
+        number = error.errno or 0
+        raise LaunchError(f"could not start {spec.name}: {describe_errno(number)}", errno=number) from error
 
 
 async def _reap_group(leader: int) -> None:

@@ -18,7 +18,15 @@ from roots import make_busybox
 from stackfiles import stacks as stacks, up as up  # noqa: PLC0414 - fixtures
 
 #: Their tests run under each launcher that works here; all others under the one that is chosen.
-_OF_LAUNCHERS = {"test_api", "test_faults", "test_mounts", "test_namespaces", "test_process", "test_sweeps"}
+_OF_LAUNCHERS = {
+    "test_api",
+    "test_faults",
+    "test_mounts",
+    "test_namespaces",
+    "test_pool",
+    "test_process",
+    "test_sweeps",
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -165,9 +165,7 @@ class ProcessLauncher(Launcher):
     async def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
         if self._control is None or self._control.fileno() == -1:
             raise BrokenPipeError
-        rights = struct.pack(f"={len(descriptors)}i", *descriptors)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
-        await self._control.sendmsg([packet], ancillary)
+        await send(self._control, packet, descriptors)
 
     async def _try_launch(self, plan: Plan, files: Mapping[int, int], namespaces: Mapping[str, int]) -> Launched | None:
         """One attempt; None if the launcher died before it had cloned."""
@@ -223,6 +221,12 @@ async def reap(pidfd: int) -> syscalls.Exit:
     while (ended := syscalls.reap(pidfd)) is None:
         await trio.sleep(0.001)  # a traced process is its tracer's to reap first, ptrace(2)
     return ended
+
+
+async def send(channel: trio.socket.SocketType, packet: bytes, descriptors: tuple[int, ...] = ()) -> None:
+    """Send one packet, with descriptors."""
+    rights = struct.pack(f"={len(descriptors)}i", *descriptors)
+    await channel.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else [])
 
 
 async def receive(status: trio.socket.SocketType) -> tuple[dict[str, Any] | None, list[int], int]:

@@ -1,0 +1,229 @@
+"""Warm spares: as confined as any container, used once, replaced, and gone when nobody needs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+import pysuper
+from machine import PATIENCE, Snapshot, cgroup_driver
+from pysuper.drivers import Hook, LifecycleEvent
+from pysuper.pool import Pool
+from pysuper.testing.faults import cancelled_at
+from registered import register as register  # noqa: PLC0414 - a fixture
+
+#: What a command can find out about what holds it, but for what each container has of its own.
+LOOK = r"""
+grep -vE '^(Pid|PPid|NSpid|NStgid|NSpgid|NSsid|Vm|Rss|voluntary|nonvoluntary|Hugetlb|Cpus|Mems|Tgid|SigQ|Speculation)' \
+    /proc/self/status
+sed 's/^[0-9]* [0-9]* [0-9:]* //; s/uid=[0-9]*,gid=[0-9]*//; s/gid=[0-9]*//' /proc/self/mountinfo
+cat /proc/self/limits
+cut -d: -f2- /proc/self/cgroup
+env | sort
+ls /proc/self/fd | head -n 3
+hostname; umask; pwd
+"""
+
+
+async def said(pool_or_supervisor: object, *spec: pysuper.ContainerSpec, stdin: int | None = None) -> str:
+    """What a container writes to its standard output."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    async with trio.lowlevel.FdStream(read) as stream:
+        try:
+            container = await pool_or_supervisor.start(*spec, stdin=stdin, stdout=write)  # type: ignore[attr-defined]
+        finally:
+            os.close(write)
+        text = b"".join([chunk async for chunk in stream])
+        record = await container.wait()
+    assert record.status == 0, text
+    return text.decode()
+
+
+async def full(pool: Pool) -> None:
+    """Wait until there is nothing to prepare."""
+    with trio.fail_after(10 * PATIENCE):
+        while pool.ready < pool.size:
+            await trio.sleep(0.005)
+
+
+@pytest.mark.parametrize("init", [True, False])
+async def test_a_spare_is_as_confined_as_any_container(supervisor, spec, init: bool) -> None:
+    wanted = spec(LOOK, init=init)
+    cold = await said(supervisor, wanted)
+    async with supervisor.pool(wanted, size=1) as pool:
+        assert await said(pool) == cold
+    assert "NoNewPrivs:\t1" in cold
+
+
+async def test_the_promises_of_a_spare_are_read_back(supervisor, spec) -> None:
+    cold = await supervisor.start(spec("exec sleep 1000"))
+    async with supervisor.pool(spec("exec sleep 1000"), size=1) as pool:
+        warm = await pool.start()
+    promised = [
+        [re.sub(r"\d{6,}", "BASE", receipt.promise.replace(container.plan.id, "ID")) for receipt in container.receipts]
+        for container in (warm, cold)
+    ]
+    assert promised[0] == promised[1]
+    assert all(receipt.holds for receipt in warm.receipts)
+
+
+async def test_its_command_does_not_run_before_it_is_taken(supervisor, spec, tmp_path) -> None:
+    mounts = (pysuper.BindMount(source=str(tmp_path), target="/shared"),)
+    async with supervisor.pool(spec("touch /shared/ran", mounts=mounts), size=2) as pool:
+        await full(pool)
+        assert list(tmp_path.iterdir()) == []
+        await (await pool.start()).wait()
+        assert [path.name for path in tmp_path.iterdir()] == ["ran"]
+
+
+async def test_each_is_used_once_and_replaced(supervisor, spec) -> None:
+    script = "ls /tmp; touch /tmp/trace; hostname; readlink /proc/self/ns/pid"
+    async with supervisor.pool(spec(script), size=2) as pool:
+        outputs = []
+        for _ in range(5):
+            outputs.append(await said(pool))
+            await full(pool)
+    assert len(set(outputs)) == 5  # another pid namespace each
+    assert not any("trace" in output for output in outputs)
+
+
+async def test_it_has_the_descriptors_that_it_is_taken_with(supervisor, spec) -> None:
+    read, write = os.pipe2(os.O_CLOEXEC)
+    extra, into = os.pipe2(os.O_CLOEXEC)
+    os.write(write, b"a job\n")
+    os.close(write)
+    async with supervisor.pool(spec("cat; echo more >&7; readlink /proc/self/fd/2; ls /proc/self/fd"), size=1) as pool:
+        out, to = os.pipe2(os.O_CLOEXEC)
+        container = await pool.start(stdin=read, stdout=to, stderr=None, descriptors={7: into})
+        for descriptor in (read, to, into):
+            os.close(descriptor)
+        await container.wait()
+    with open(out) as output, open(extra) as more:
+        assert output.read().split() == ["a", "job", "/dev/null", "0", "1", "2", "3", "7"]
+        assert more.read() == "more\n"
+
+
+async def test_without_a_spare_it_starts_as_ever(supervisor, spec) -> None:
+    async with supervisor.pool(spec("exec sleep 1000"), size=1) as pool:
+        containers = [await pool.start() for _ in range(3)]
+        assert len({container.pid for container in containers}) == 3
+
+
+@pytest.mark.skipif(cgroup_driver() == "none", reason="no cgroup can be had here")
+async def test_one_that_dies_while_it_waits_is_replaced(supervisor, spec) -> None:
+    async with supervisor.pool(spec("echo runs"), size=1) as pool:
+        (spare,) = pool._spares
+        signal.pidfd_send_signal(spare._pidfd, signal.SIGKILL)
+        with trio.fail_after(10 * PATIENCE):
+            while spare in pool._spares:
+                await trio.sleep(0.001)
+        await full(pool)
+        assert await said(pool) == "runs\n"
+
+
+async def test_one_that_has_just_died_is_not_taken(supervisor, spec) -> None:
+    async with supervisor.pool(spec("echo runs"), size=1) as pool:
+        (spare,) = pool._spares
+        signal.pidfd_send_signal(spare._pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, spare._pidfd, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - nobody else is to notice
+        assert await said(pool) == "runs\n"
+
+
+async def test_what_cannot_be_prepared_is_told_at_once(supervisor, spec) -> None:
+    with pytest.raises(pysuper.LaunchError, match="nobody-here"):
+        async with supervisor.pool(spec(user="nobody-here"), size=2):
+            raise AssertionError("entered")
+
+
+async def test_what_cannot_be_executed_is_told_who_starts_it(supervisor, spec) -> None:
+    async with supervisor.pool(spec(command=("/no/such",)), size=1) as pool:
+        with pytest.raises(pysuper.CommandNotFound, match="/no/such"):
+            await pool.start()
+        await full(pool)
+
+
+async def test_the_time_of_a_container_counts_from_when_it_is_taken(supervisor, spec) -> None:
+    async with supervisor.pool(spec("exec sleep 1000", timeout=1.0), size=1) as pool:
+        await trio.sleep(1.2)
+        container = await pool.start()
+        record = await container.wait()
+    assert record.reason == "timeout"
+    assert record.wall_seconds > 0.9
+
+
+async def test_what_was_started_goes_on_when_the_pool_ends(spec) -> None:
+    before = Snapshot.take()
+    async with pysuper.open_supervisor() as supervisor:
+        async with supervisor.pool(spec("exec sleep 1000"), size=2) as pool:
+            container = await pool.start()
+        assert pool.ready == 0
+        container.send_signal(signal.SIGKILL)
+        assert (await container.wait()).signal == signal.SIGKILL
+    before.require_nothing_left()
+
+
+async def test_a_terminal_is_there_before_it_is_taken(supervisor, spec) -> None:
+    async with supervisor.pool(spec("test -t 0 && test -t 1 && exit 3", terminal=True), size=1) as pool:
+        container = await pool.start()
+        assert container.terminal is not None
+        assert (await container.wait()).exit_code == 3
+
+
+def recorder(told: list[LifecycleEvent]) -> type[Hook]:
+    """A hook that keeps what it is told."""
+
+    async def keep(_self: Hook, event: LifecycleEvent) -> None:
+        told.append(event)
+
+    kinds = ("before_create", "created", "started", "ready", "exited", "stopped", "failed")
+    return type("Recorder", (Hook,), dict.fromkeys(kinds, keep))
+
+
+async def test_hooks_hear_of_those_that_are_taken(register, spec) -> None:
+    told: list[LifecycleEvent] = []
+    hooks = [register("recorder", recorder(told))]
+    async with pysuper.open_supervisor(hooks=hooks) as supervisor, supervisor.pool(spec("true"), size=3) as pool:
+        await full(pool)
+        assert told == []
+        await (await pool.start()).wait()
+    kinds = ["before_create", "created", "started", "ready", "exited", "stopped"]
+    assert [event.kind for event in told] == kinds
+    assert len({event.id for event in told}) == 1
+
+
+async def test_a_hook_may_veto_what_is_taken(register, spec) -> None:
+    async def veto(_self: Hook, _event: LifecycleEvent) -> None:
+        raise ValueError("no licence")
+
+    told: list[LifecycleEvent] = []
+    vetoes = type("Vetoes", (Hook,), {"before_create": veto, "on_failure": "fail"})
+    hooks = [register("vetoes", vetoes), register("recorder", recorder(told))]
+    async with pysuper.open_supervisor(hooks=hooks) as supervisor, supervisor.pool(spec("true"), size=1) as pool:
+        with pytest.raises(pysuper.DriverError, match="no licence"):
+            await pool.start()
+    assert [event.kind for event in told] == ["before_create", "exited", "failed"]
+
+
+@asynccontextmanager
+async def pooled(spec: pysuper.ContainerSpec) -> AsyncIterator[Pool]:
+    async with pysuper.open_supervisor() as supervisor, supervisor.pool(spec, size=1) as pool:
+        yield pool
+
+
+async def test_cancellation_at_every_checkpoint_leaves_nothing(spec: Callable[..., pysuper.ContainerSpec]) -> None:
+    async def run() -> None:
+        async with pooled(spec("sleep 0.01", stop_timeout=0.05)) as pool:
+            await (await pool.start()).wait()
+            await full(pool)
+
+    step, before = 1, Snapshot.take()
+    while await cancelled_at(step, run):
+        before.require_nothing_left()
+        step += 1
+    assert step > 25
