@@ -20,6 +20,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import warnings
 import weakref
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -66,11 +67,27 @@ class Machine:
             make_disk(self._disks / "repo.img", Path(copy))
         make_disk(self._disks / "venv.img", self._venv)
 
-    def run(self, command: str, timeout: float, echo: IO[bytes] | None = None) -> Result:
+    def run(
+        self, command: str, timeout: float, *, silence: float | None = None, echo: IO[bytes] | None = None
+    ) -> Result:
         """Run a shell command as root in the repository; copy its output to `echo` as it comes.
+
+        An emulated machine rarely, but now and then, stands still, its clock included. One that has said nothing for
+        `silence` seconds is booted once more.
 
         Raises TimeoutError, or RuntimeError if the machine ends without having finished the command.
         """
+        deadline = time.monotonic() + timeout
+        if silence is not None:
+            try:
+                return self._boot_and_run(command, deadline, silence, echo)
+            except TimeoutError as standstill:
+                if time.monotonic() >= deadline:
+                    raise
+                warnings.warn(f"booted once more: {standstill}", stacklevel=2)
+        return self._boot_and_run(command, deadline, timeout, echo)
+
+    def _boot_and_run(self, command: str, deadline: float, silence: float, echo: IO[bytes] | None) -> Result:
         with tempfile.TemporaryDirectory() as scratch:
             initramfs, console, status = (Path(scratch, name) for name in ("initramfs", "console", "status"))
             initramfs.write_bytes(self._initramfs(command))
@@ -81,14 +98,14 @@ class Machine:
             ):
                 try:
                     assert qemu.stdout is not None
-                    output, ended = _read(qemu.stdout, timeout, echo)
+                    output, ended = _read(qemu.stdout, deadline, silence, echo)
                 finally:
                     qemu.kill()  # nothing to save: it has powered off, or it must
             if ended and (code := status.read_text() if status.exists() else ""):
                 return Result(int(code), output)
             report = f"command's output:\n{output[-2000:]}\nconsole:\n{console.read_text(errors='replace')[-2000:]}"
             if not ended:
-                raise TimeoutError(f"the machine did not finish in {timeout:g} s\n{report}")
+                raise TimeoutError(f"the machine did not finish in time, or said nothing for {silence:g} s\n{report}")
             raise RuntimeError(f"the machine stopped without an exit code\n{report}")
 
     def _qemu(self, initramfs: Path, console: Path, status: Path) -> list[str | Path]:
@@ -153,12 +170,11 @@ class _Cpio:
         self._data += bytes(-len(self._data) % 4)
 
 
-def _read(pipe: IO[bytes], timeout: float, echo: IO[bytes] | None) -> tuple[str, bool]:
-    """What came out of `pipe`, and whether that was all of it."""
+def _read(pipe: IO[bytes], deadline: float, silence: float, echo: IO[bytes] | None) -> tuple[str, bool]:
+    """What came out of `pipe` before the deadline, or before it was silent so long; and whether that was all of it."""
     output = bytearray()
     ended = False
-    deadline = time.monotonic() + timeout
-    while not ended and select.select([pipe], [], [], max(0, deadline - time.monotonic()))[0]:
+    while not ended and select.select([pipe], [], [], min(silence, max(0, deadline - time.monotonic())))[0]:
         data = os.read(pipe.fileno(), 65536)
         ended = not data
         output += data
