@@ -139,6 +139,7 @@ def _keys(member: MemberSpec) -> dict[str, Any]:
         "every": schedule and schedule.every,
         "cron": schedule and schedule.cron,
         "replicas": member.replicas,
+        "warm": member.warm,
         "profiles": list(member.profiles),
         "labels": dict(member.labels),
         "logging": member.log_mode,

@@ -52,7 +52,7 @@ from pysuper.stack.spec import (
     Strategy,
     Unhealthy,
 )
-from pysuper.stack.validation import DESCRIPTORS, LABEL, MAX_RETRIES, profile_problem
+from pysuper.stack.validation import DESCRIPTORS, LABEL, MAX_RETRIES, MAX_WARM, profile_problem
 from pysuper.tables import (
     Key,
     Parser,
@@ -481,6 +481,7 @@ def container_keys(directory: str, environment: Mapping[str, str]) -> dict[str, 
             "Files and directories of the host: SOURCE:TARGET[:ro], or tables.",
             "mounts",
         ),
+        "warm": Key(_whole(0, MAX_WARM), "How many spares are kept ready for its next runs, from its first start on."),
         "working_dir": Key(string, "The directory of the command."),
     }
     return _with_defaults(keys, ContainerSpec, MemberSpec)

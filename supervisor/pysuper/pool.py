@@ -152,10 +152,11 @@ class Pool:
         self._scope.cancel()
         if self._over is not None:
             await self._over.wait()
-        for spare in self._spares:
+        spares, self._spares = self._spares, deque()  # of which nobody can take one any more
+        for spare in spares:
             spare.scope.cancel()
-        while self._spares:
-            await self._spares.popleft().end()
+        for spare in spares:
+            await spare.end()
 
 
 @asynccontextmanager
@@ -176,9 +177,11 @@ class _Spare:
     Attributes:
         descriptors: For its command.
         scope: Around its life.
+        pid: Of its process, once it waits.
     """
 
     def __init__(self) -> None:
+        self.pid = 0
         self.descriptors: Mapping[int, int] = {}
         self.scope = trio.CancelScope()
         self._watching = trio.CancelScope()
@@ -208,13 +211,13 @@ class _Spare:
 
     def waits(self) -> bool:
         """Whether it still does, and can be taken."""
-        self._watching.cancel()
         assert self._pidfd is not None
         return os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     async def take(self, descriptors: Mapping[int, int], subject: Subject) -> Container:
         """Let its command run; raises what `Supervisor.start` does."""
         self.descriptors, self._subject = descriptors, subject
+        self._watching.cancel()
         self._taken.set()
         try:
             return await self._status.wait()
@@ -244,7 +247,7 @@ class _Spare:
 
     async def created(self, pid: int) -> None:
         """It waits, here."""
-        self._pidfd = os.pidfd_open(pid)
+        self.pid, self._pidfd = pid, os.pidfd_open(pid)
         self._prepared.started()
         await self._taken.wait()
         assert self._subject is not None

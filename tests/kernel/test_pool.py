@@ -133,6 +133,8 @@ async def test_one_that_has_just_died_is_not_taken(supervisor, spec) -> None:
         signal.pidfd_send_signal(spare._pidfd, signal.SIGKILL)
         os.waitid(os.P_PIDFD, spare._pidfd, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - nobody else is to notice
         assert await said(pool) == "runs\n"
+        with trio.fail_after(10 * PATIENCE):
+            await spare._over.wait()
 
 
 async def test_what_cannot_be_prepared_is_told_at_once(supervisor, spec) -> None:

@@ -11,9 +11,12 @@ import pytest
 import trio
 
 from machine import Snapshot
+from pysuper.errors import LaunchError
+from pysuper.pool import Pool
 from pysuper.stack.lifecycle import DOWN, State
 from pysuper.stack.postmortem import Because
 from pysuper.stack.reading import records
+from pysuper.stack.stack import Stack
 from pysuper.testing.faults import act_at
 from stackfiles import Stacks, holds, reaches
 
@@ -370,6 +373,117 @@ async def test_what_is_faster_than_its_allowance_is_dropped_and_counted(stacks: 
     dropped = sum(record["bytes"] for record in stacks.journal("dropped"))
     assert dropped > 0
     assert kept + dropped == 20_000_005
+
+
+# --- spares ---
+
+
+async def spares(stack: Stack, name: str, number: int) -> list[int]:
+    """The first processes of the spares of an instance, once there are so many."""
+    instance = stack.instances[name]
+    await holds(lambda: instance._pool is not None and instance._pool.ready == number)
+    return [spare.pid for spare in instance._pool._spares]
+
+
+async def test_the_next_run_is_a_spare_that_was_ready(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.web]
+        command = ["sh", "-c", "echo go >&3; echo run; exec sleep 1000"]
+        ready = { fd = 3 }
+        warm = 2
+        restart = { policy = "always", delay = 0 }
+    """) as stack:
+        web = await reaches(stack, "web", State.READY)
+        for run in (2, 3, 4):
+            ready = await spares(stack, "web", 2)
+            web.container.send_signal(signal.SIGKILL)
+            await reaches(stack, "web", State.READY, run=run)
+            assert web.container.pid == ready[0]
+            assert web.container.receipts
+    assert stacks.output("web") == ["run"] * 4
+
+
+async def test_who_is_down_has_no_spares(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.other]
+        command = "sleep 1000"
+        [container.web]
+        command = "sleep 1000"
+        warm = 2
+    """) as stack:
+        await reaches(stack, "other", State.READY)
+        web = await reaches(stack, "web", State.READY)
+        ready = await spares(stack, "web", 2)
+        assert all(os.path.exists(f"/proc/{pid}") for pid in ready)
+        await stack.stop([web], OPERATOR)
+        await holds(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in ready))
+        stack.start([web], OPERATOR)
+        await reaches(stack, "web", State.READY, run=2)
+        assert not set(await spares(stack, "web", 2)) & set(ready)
+
+
+async def test_spares_are_of_the_file_that_was_loaded_last(stacks: Stacks) -> None:
+    text = """
+        [container.web]
+        command = ["sh", "-c", "hostname; exec sleep 1000"]
+        hostname = "old"
+        warm = 1
+        restart = { policy = "always", delay = 0 }
+    """
+    async with stacks.run(text) as stack:
+        await reaches(stack, "web", State.READY)
+        ready = await spares(stack, "web", 1)
+        await stack.reload(stacks.load(text.replace("old", "new")))
+        await holds(lambda: not os.path.exists(f"/proc/{ready[0]}"))
+        await reaches(stack, "web", State.READY)
+        await spares(stack, "web", 1)
+        stack.instances["web"].container.send_signal(signal.SIGKILL)
+        await reaches(stack, "web", State.READY, run=2)
+        await holds(lambda: stacks.output("web") == ["old", "new", "new"])
+
+
+async def test_a_container_without_its_spares_runs(stacks: Stacks, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_pool: Pool) -> None:
+        raise LaunchError("out of luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pool, "open", refuse)
+        async with stacks.run("""
+            [container.web]
+            command = "sleep 1000"
+            warm = 1
+            restart = { policy = "always", delay = 0 }
+        """) as stack:
+            web = await reaches(stack, "web", State.READY)
+            await holds(
+                lambda: [r["detail"] for r in stacks.journal("warning")] == ["there are no spares: out of luck"]
+            )
+            patched.undo()
+            web.container.send_signal(signal.SIGKILL)
+            await reaches(stack, "web", State.READY, run=2)
+            await spares(stack, "web", 1)
+
+
+async def test_without_a_spare_it_is_tried_as_ever(stacks: Stacks, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    async with stacks.run(f"""
+        [container.web]
+        command = ["sh", "-c", "until test -e /volume/gone; do sleep 0.01; done; exec sleep 1000"]
+        volumes = ["{volume}:/volume"]
+        warm = 1
+        restart = {{ policy = "always", delay = 0, max_restarts = 1 }}
+    """) as stack:
+        web = await reaches(stack, "web", State.READY)
+        (spare,) = await spares(stack, "web", 1)
+        volume.rename(tmp_path / "moved")
+        os.kill(spare, signal.SIGKILL)
+        await holds(lambda: web._pool.ready == 0)
+        assert web.state is State.READY
+        web.container.send_signal(signal.SIGKILL)
+        await over(stack)
+        assert web.detail == "gave up after 1 restarts in 10 s"
+        assert "/volume" in web.record.error
 
 
 # --- reload ---

@@ -74,6 +74,7 @@ def test_it_knows_the_defaults_of_the_specs() -> None:
         "stop_signal": 15,
         "tty": False,
         "userns": "own",
+        "warm": 0,
         "working_dir": "/",
     }
     assert container["healthcheck"]["properties"]["interval"]["default"] == 30.0

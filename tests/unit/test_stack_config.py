@@ -70,6 +70,7 @@ kind = "service"
 ready = { tcp = 8080, interval = "50ms", timeout = "10s" }
 restart = { policy = "always", delay = "1s", max_delay = 5, jitter = 0, max_restarts = "unlimited", within = 20 }
 replicas = 2
+warm = 3
 profiles = ["demo", "all"]
 labels = { tier = "front" }
 logging = "drop"
@@ -142,6 +143,7 @@ def full(path: str) -> StackSpec:
         ),
         restart=RestartPolicy(when=Restart.ALWAYS, delay=1.0, max_delay=5.0, jitter=0.0, max_restarts=-1, within=20.0),
         replicas=2,
+        warm=3,
         profiles=("demo", "all"),
         labels={"team": "web", "tier": "front"},
         log_mode=LogMode.DROP,
@@ -488,6 +490,12 @@ labels = "${NO}"
         ("replicas = 0", "replicas: 0 is not a whole number from 1 to 1000"),
         ("replicas = 1001", "replicas: 1001 is not a whole number from 1 to 1000"),
         ("replicas = 2.0", "replicas: 2.0 is not a whole number from 1 to 1000"),
+        ("warm = -1", "warm: -1 is not a whole number from 0 to 100"),
+        ("warm = 101", "warm: 101 is not a whole number from 0 to 100"),
+        (
+            "warm = 1\nready = 'notify'",
+            'warm: the socket of ready = "notify" is another one in each run; use ready = { fd = 3 }',
+        ),
         ("profiles = ['a b']", "profiles[0]: 'a b' is not a name of a profile"),
         ("profiles = '" + "x" * 64 + "'", "profiles[0]: 'xxxxxxxxxxxx...xxxxxxxxxxxxx' is not a name of a profile"),
         ("labels = ['a']", "labels[0]: 'a' is not NAME=VALUE"),
@@ -614,6 +622,7 @@ def test_what_is_wrong_between_members_is_said_once(tmp_path: Path, text: str, e
         "a.restart = { policy = 'always', delay = '1m', max_delay = 60, jitter = 1 }",
         "a.ready = { tcp = 65535 }\na.replicas = 1000",
         "a.profiles = ['" + "x" * 63 + "']",
+        "a.warm = 100\na.ready.fd = 3",
     ],
 )
 def test_what_makes_sense_is_let_through(tmp_path: Path, text: str) -> None:
@@ -659,6 +668,7 @@ replicas = 0
     [
         ({"replicas": 0}, "a.replicas: 0 is not between 1 and 1000"),
         ({"replicas": 10**9}, "a.replicas: 1000000000 is not between"),
+        ({"warm": -1}, "a.warm: -1 is not between 0 and 100"),
         ({"profiles": ("a b",)}, "a.profiles: 'a b' is not a name of a profile"),
         ({"labels": {"": "x"}}, "a.labels.'': '' is not a name of a label"),
         ({"schedule": Schedule()}, "a.schedule: give either every or cron"),

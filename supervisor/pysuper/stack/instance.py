@@ -22,11 +22,13 @@ from trio.lowlevel import FdStream
 
 from pysuper.container import Container
 from pysuper.errors import PysuperError, describe_errno
+from pysuper.pool import Pool
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec
 from pysuper.stack.journal import Journal
 from pysuper.stack.lifecycle import (
     ACTIVE,
+    DOWN,
     TRANSITIONS,
     Action,
     Ending,
@@ -118,6 +120,8 @@ class Instance:
         self._run_started = self.since
         self._phase = trio.CancelScope()
         self._start = trio.CancelScope()
+        self._pool: Pool | None = None
+        self._warmth: trio.CancelScope | None = None
         self._transition = trio.Event()
         self._told = trio.Event()
 
@@ -154,6 +158,8 @@ class Instance:
             self.because = because
         if before in ACTIVE and self.state in {State.BACKOFF, State.WAITING}:
             self.restarts += 1
+        if self.state in DOWN:
+            self._cool_down()
         self._phase.cancel()
         self._phase = trio.CancelScope()
         transition, self._transition = self._transition, trio.Event()
@@ -275,8 +281,8 @@ class Instance:
         async with output.collected(), self._listening(spec, output) as (prepared, descriptors):
             with self._start:
                 async with self._hub.starting:
-                    container = await self._hub.supervisor.start(
-                        prepared,
+                    start = partial(self._hub.supervisor.start, prepared) if self._pool is None else self._pool.start
+                    container = await start(
                         stdout=output.stdout,
                         stderr=output.stderr,
                         descriptors=descriptors,
@@ -289,6 +295,7 @@ class Instance:
             for line in container.warnings:
                 self._write("warning", detail=line)
             self.post(Event.STARTED)
+            self._warm_up(spec)
             return await container.wait()
 
     @asynccontextmanager
@@ -361,6 +368,31 @@ class Instance:
         self._hub.journal.write("exited", container=self.name, run=self.run, **found)
         detail = verdict.detail or ("" if success else record.describe())
         self.post(verdict.event, detail=detail, delay=verdict.delay)
+
+    # --- spares for the next runs ---
+
+    def _warm_up(self, spec: ContainerSpec) -> None:
+        """Have spares from now on, and not before: what a run needs may not have been there."""
+        if self.member.warm and self._warmth is None and self.state not in DOWN:
+            self._warmth = trio.CancelScope()
+            self._hub.spawn(partial(self._keep_warm, spec, self._warmth), f"spares of {self.name}")
+
+    async def _keep_warm(self, spec: ContainerSpec, scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                async with self._hub.supervisor.pool(spec, size=self.member.warm) as pool:
+                    if not scope.cancel_called:
+                        self._pool = pool
+                    await trio.sleep_forever()
+            except PysuperError as error:  # the next run tries again
+                self._write("warning", detail=f"there are no spares: {error}")
+                self._cool_down()
+
+    def _cool_down(self) -> None:
+        """End the spares; it may take them a moment, and a run that begins meanwhile has others."""
+        if self._warmth is not None:
+            self._warmth.cancel()
+        self._warmth = self._pool = None
 
     # --- readiness and health ---
 

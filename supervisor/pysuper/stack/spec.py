@@ -224,6 +224,7 @@ class MemberSpec:
         depends_on: Members, and what they must have reached.
         schedule: None is once, at the start of the stack.
         replicas: Instances.
+        warm: Spares of each instance, which its next runs are started from; see `Supervisor.pool`.
         profiles: It is only started if one of these is chosen; empty is always.
         labels: For the user; shown by `inspect`.
     """
@@ -236,6 +237,7 @@ class MemberSpec:
     restart: RestartPolicy = RestartPolicy()
     schedule: Schedule | None = None
     replicas: int = 1
+    warm: int = 0
     profiles: tuple[str, ...] = ()
     labels: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
     log_mode: LogMode = LogMode.BLOCK

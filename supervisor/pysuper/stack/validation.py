@@ -23,6 +23,7 @@ from pysuper.stack.spec import (
     Kind,
     LogProbe,
     MemberSpec,
+    NotifyProbe,
     Probe,
     Readiness,
     Restart,
@@ -33,12 +34,14 @@ from pysuper.stack.spec import (
 from pysuper.units import MAX_INT, parse_whole, shown, shown_path
 from pysuper.validation import MAX_NAME, NAME, Problem, command_problem, problems as container_problems
 
-__all__ = ["DESCRIPTORS", "LABEL", "MAX_RETRIES", "problems", "profile_problem", "validate"]
+__all__ = ["DESCRIPTORS", "LABEL", "MAX_RETRIES", "MAX_WARM", "problems", "profile_problem", "validate"]
 
 #: Those of `DescriptorProbe`: above the standard ones, and below those that shells use themselves.
 DESCRIPTORS = (3, 9)
 #: Failures in a row. More is a mistake.
 MAX_RETRIES = 1000
+#: Spares of an instance. More is a mistake.
+MAX_WARM = 100
 #: The name of a label.
 LABEL = r"[^\s=\x00]+"
 
@@ -105,6 +108,10 @@ def _member_problems(member: MemberSpec) -> Iterator[Problem]:
     yield from _restart_problems(member.restart)
     if not 1 <= member.replicas <= graph.MAX_REPLICAS:
         yield ("replicas",), f"{shown(member.replicas)} is not between 1 and {graph.MAX_REPLICAS}"
+    if not 0 <= member.warm <= MAX_WARM:
+        yield ("warm",), f"{shown(member.warm)} is not between 0 and {MAX_WARM}"
+    if member.warm and member.readiness is not None and isinstance(member.readiness.probe, NotifyProbe):
+        yield ("warm",), 'the socket of ready = "notify" is another one in each run; use ready = { fd = 3 }'
     yield from ((("profiles",), message) for profile in member.profiles if (message := profile_problem(profile)))
     for label in member.labels:
         if not re.fullmatch(LABEL, label):
