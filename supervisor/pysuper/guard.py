@@ -12,6 +12,9 @@ import math
 import signal
 import threading
 import types
+
+# That of `signal` looks for a member of an enumeration, which takes a hundred times as long.
+from _signal import getsignal  # type: ignore[import-not-found]
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
@@ -134,10 +137,11 @@ def _disarm() -> None:
 def _may_use_alarm() -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False
-    handler = signal.getsignal(signal.SIGALRM)
-    if handler is signal.SIG_DFL:
+    handler = getsignal(signal.SIGALRM)
+    if handler == signal.SIG_DFL:
         signal.signal(signal.SIGALRM, _interrupt)
-    return handler in (signal.SIG_DFL, _interrupt)
+        return True
+    return handler is _interrupt
 
 
 def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
