@@ -17,6 +17,24 @@ from pysuper.plan import Plan
 __all__ = ["PROTECTIONS", "Protection", "protections"]
 
 
+class _Promises:
+    """
+    A plan, and what is asked of it for one protection after the other.
+
+    Attributes:
+        plan: It.
+        steps: The kinds of its steps.
+        status: `(field, value)` that it promises of proc_pid_status(5).
+        read_only: Mount points that it promises to be so.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.steps = {type(step) for step in plan.steps}
+        self.status = {(c.field, c.value) for c in plan.checks if isinstance(c, receipts.ProcessStatus)}
+        self.read_only = {c.target for c in plan.checks if isinstance(c, receipts.MountFlags) and "ro" in c.flags}
+
+
 @attrs.frozen(kw_only=True)
 class Protection:
     """
@@ -30,51 +48,57 @@ class Protection:
 
     name: str
     guards: str
-    promised: Callable[[Plan], bool]
+    promised: Callable[[_Promises], bool]
 
 
-def _namespace(name: str) -> Callable[[Plan], bool]:
-    return lambda plan: name in plan.namespaces
+def _namespace(name: str) -> Callable[[_Promises], bool]:
+    return lambda promises: name in promises.plan.namespaces
 
 
-def _step(kind: type[steps.Step]) -> Callable[[Plan], bool]:
-    return lambda plan: any(isinstance(step, kind) for step in plan.steps)
+def _step(kind: type[steps.Step]) -> Callable[[_Promises], bool]:
+    return lambda promises: kind in promises.steps
 
 
-def _status(field: str, value: str) -> Callable[[Plan], bool]:
-    return lambda plan: receipts.ProcessStatus(field=field, value=value) in plan.checks
+def _status(field: str, value: str) -> Callable[[_Promises], bool]:
+    return lambda promises: (field, value) in promises.status
 
 
-def _read_only(target: str) -> Callable[[Plan], bool]:
-    return lambda plan: any(
-        isinstance(check, receipts.MountFlags) and check.target == target and "ro" in check.flags
-        for check in plan.checks
-    )
+def _read_only(target: str) -> Callable[[_Promises], bool]:
+    return lambda promises: target in promises.read_only
 
 
-def _few_capabilities(plan: Plan) -> bool:
-    bounds = [int(c.value, 16) for c in plan.checks if isinstance(c, receipts.ProcessStatus) and c.field == "CapBnd"]
+def _few_capabilities(promises: _Promises) -> bool:
+    bounds = [int(value, 16) for field, value in promises.status if field == "CapBnd"]
     return any(not bits & ~mask(DEFAULT) for bits in bounds)
 
 
-def _locked(plan: Plan) -> bool:
+def _locked(promises: _Promises) -> bool:
     """Copied into another user namespace, or, without root, made by somebody who has only that."""
+    plan = promises.plan
     return any(isinstance(step, steps.Unshare) and "mnt" in step.namespaces for step in plan.steps) or bool(plan.ids)
 
 
-def _several_ids(plan: Plan) -> bool:
-    ids = plan.holder.ids if plan.holder else plan.ids
+def _several_ids(promises: _Promises) -> bool:
+    holder, ids = promises.plan.holder, promises.plan.ids
+    ids = holder.ids if holder else ids
     return ids is not None and sum(count for _, _, count in ids.uids) > 1
 
 
-def _few_processes(plan: Plan) -> bool:
-    limits = [c for c in plan.checks if isinstance(c, receipts.FileHolds) and c.path.endswith("/pids.max")]
+def _few_processes(promises: _Promises) -> bool:
+    checks = promises.plan.checks
+    limits = [c for c in checks if isinstance(c, receipts.FileHolds) and c.path.endswith("/pids.max")]
     return any(limit.content != "max" for limit in limits)
 
 
-def _no_devices_of_the_host(plan: Plan) -> bool:
+def _few_descriptors(promises: _Promises) -> bool:
+    limits = (c for c in promises.plan.checks if isinstance(c, receipts.ResourceLimit))
+    return any(limit.resource == "nofile" and limit.hard != -1 for limit in limits)
+
+
+def _no_devices_of_the_host(promises: _Promises) -> bool:
     """None beside those of the private /dev."""
-    return _step(steps.Mount)(plan) and not any("devices of the host" in warning for warning in plan.warnings)
+    warned = any("devices of the host" in warning for warning in promises.plan.warnings)
+    return steps.Mount in promises.steps and not warned
 
 
 #: In the order in which an attacker would meet them.
@@ -120,7 +144,7 @@ PROTECTIONS: tuple[Protection, ...] = (
     Protection(
         name="pivot_root",
         guards="ways back to this machine's root: the double chroot, paths through open directories",
-        promised=lambda plan: receipts.OldRootGone() in plan.checks,
+        promised=lambda promises: receipts.OldRootGone() in promises.plan.checks,
     ),
     Protection(
         name="locked mounts",
@@ -190,14 +214,12 @@ PROTECTIONS: tuple[Protection, ...] = (
     Protection(
         name="descriptor limit",
         guards="filling this machine's table of open files",
-        promised=lambda plan: any(
-            isinstance(check, receipts.ResourceLimit) and check.resource == "nofile" and check.hard != -1
-            for check in plan.checks
-        ),
+        promised=_few_descriptors,
     ),
 )
 
 
 def protections(plan: Plan) -> tuple[str, ...]:
     """The names of those that a plan promises."""
-    return tuple(protection.name for protection in PROTECTIONS if protection.promised(plan))
+    promises = _Promises(plan)
+    return tuple(protection.name for protection in PROTECTIONS if protection.promised(promises))

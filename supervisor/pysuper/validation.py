@@ -54,6 +54,7 @@ _ID_MAX = 2**32 - 2
 MAX_SYSCTL = 4095
 #: PATH_MAX of limits.h without its NUL, which counts bytes: the kernel may still refuse what is shorter.
 _MAX_PATH = 4095
+_SIGNALS = frozenset(map(int, signal.valid_signals()))
 _IO_KEYS = ("rbps", "wbps", "riops", "wiops")
 
 #: The path of an attribute of the spec, such as `("limits", "pids_max")`, and what is wrong with it.
@@ -274,7 +275,7 @@ def _path_problem(path: str) -> str | None:
 
 
 def _ending_problems(spec: ContainerSpec) -> Iterator[Problem]:
-    if spec.stop_signal not in signal.valid_signals():
+    if spec.stop_signal not in _SIGNALS:
         yield ("stop_signal",), f"there is no signal {spec.stop_signal}"
     if not 0 <= spec.stop_timeout < math.inf:
         yield ("stop_timeout",), f"{spec.stop_timeout} is not a number of seconds"
