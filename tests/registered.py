@@ -30,7 +30,7 @@ def register() -> Iterator[Register]:
         attribute = f"{distribution}_{name}".replace("-", "_")
         setattr(module, attribute, plugin)
         point = importlib.metadata.EntryPoint(name, f"{module.__name__}:{attribute}", group)
-        discovery._added.append(
+        discovery._add(
             discovery.Registration(group=group, name=name, owner=distribution, version="1.0", entry_point=point)
         )
         return DriverChoice(name)

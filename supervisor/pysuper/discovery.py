@@ -31,7 +31,7 @@ __all__ = ["Registration", "add_directory", "forget", "noun", "registrations"]
 _added: list[Registration] = []
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)
 class Registration:
     """
     A plugin that is registered, and perhaps cannot be loaded.
@@ -42,6 +42,7 @@ class Registration:
         owner: The distribution, or the path of the file.
         version: Of the distribution; empty for a file.
         entry_point: What stevedore loads.
+        title: For messages: `the cgroup driver 'pids-v1' of my-plugin 1.0`.
     """
 
     group: str
@@ -49,6 +50,11 @@ class Registration:
     owner: str
     version: str
     entry_point: importlib.metadata.EntryPoint
+    title: str = attrs.field(init=False, eq=False)
+
+    @title.default
+    def _title(self) -> str:
+        return f"the {noun(self.kind)} {self.name!r} of {self.origin}"
 
     @property
     def kind(self) -> str:
@@ -60,17 +66,13 @@ class Registration:
         """`my-plugin 1.0`, or the path of the file."""
         return f"{self.owner} {self.version}".rstrip()
 
-    @property
-    def title(self) -> str:
-        """For messages: `the cgroup driver 'pids-v1' of my-plugin 1.0`."""
-        return f"the {noun(self.kind)} {self.name!r} of {self.origin}"
-
 
 def noun(kind: str) -> str:
     """What a plugin of a kind is called."""
     return kind if kind in {"hook", "launcher"} else f"{kind} driver"
 
 
+@functools.cache
 def registrations(group: str) -> tuple[Registration, ...]:
     """All plugins of a group, by name; the same name may be there several times."""
     found = (*_installed().get(group, ()), *(plugin for plugin in _added if plugin.group == group))
@@ -80,6 +82,7 @@ def registrations(group: str) -> tuple[Registration, ...]:
 def forget() -> None:
     """Look again at the next question, and without what was added."""
     _installed.cache_clear()
+    registrations.cache_clear()
     while _added:
         sys.modules.pop(_added.pop().entry_point.module, None)
 
@@ -129,7 +132,13 @@ def add_directory(directory: str) -> None:
     if not os.path.isdir(place):
         raise DriverError(f"--plugin-dir {directory}: there is no such directory")
     _require_safe(place)
-    _added.extend(_register_file(path) for path in sorted(Path(place).glob("[!_.]*.py")))
+    for path in sorted(Path(place).glob("[!_.]*.py")):
+        _add(_register_file(path))
+
+
+def _add(registration: Registration) -> None:
+    _added.append(registration)
+    registrations.cache_clear()
 
 
 def _register_file(path: Path) -> Registration:

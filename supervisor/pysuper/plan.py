@@ -139,6 +139,7 @@ class Plan:
         warnings: What the user should know, a line each: what was left out, and what is no boundary.
         trace: Whether the process tells of each step that it has done it, and how long that took.
         steps: Those of all phases, in order.
+        namespaces: Those that are not the supervisor's, the container's own and those that it joins.
     """
 
     id: str
@@ -152,21 +153,21 @@ class Plan:
     warnings: tuple[str, ...]
     trace: bool = False
     steps: tuple[Step, ...] = attrs.field(init=False, eq=False, repr=False)
+    namespaces: tuple[str, ...] = attrs.field(init=False, eq=False, repr=False)
 
     @steps.default
     def _in_order(self) -> tuple[Step, ...]:
         return tuple(step for phase in Phase for step in self.phases.get(phase, ()))
 
+    @namespaces.default
+    def _promised(self) -> tuple[str, ...]:
+        promised = {check.namespace for check in self.checks if isinstance(check, receipts.OwnNamespace)}
+        return tuple(name for name in NAMESPACES if name in promised)
+
     @property
     def name(self) -> str:
         """Of the container."""
         return self.id.rpartition(".")[0]
-
-    @property
-    def namespaces(self) -> tuple[str, ...]:
-        """Those that are not the supervisor's, the container's own and those that it joins."""
-        promised = {check.namespace for check in self.checks if isinstance(check, receipts.OwnNamespace)}
-        return tuple(name for name in NAMESPACES if name in promised)
 
     def to_json(self) -> str:
         """The plan as the launcher reads it."""

@@ -189,7 +189,9 @@ class Supervisor:
         with tracer.span("planning", "choose the drivers"):
             drivers = choose_drivers(context.spec)
         with tracer.span("planning", "make the plan"):
-            plan = attrs.evolve(build_plan(context, drivers), trace=tracer.wanted)
+            plan = build_plan(context, drivers)
+            if tracer.wanted:
+                plan = attrs.evolve(plan, trace=True)
         await live(context, drivers, plan, self._launcher, files, self._watchers, subject, tracer, task_status)
 
     async def _sandbox(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]:
