@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable
@@ -51,7 +52,8 @@ def hierarchies() -> tuple[Hierarchy, ...]:
     return tuple(found.values())
 
 
-def parse(mountinfo: str, cgroups: str) -> list[Hierarchy]:
+@functools.lru_cache(1)
+def parse(mountinfo: str, cgroups: str) -> tuple[Hierarchy, ...]:
     """The mounts of hierarchies, from proc_pid_mountinfo(5) and /proc/PID/cgroup, cgroups(7)."""
     own = dict(_own(line) for line in cgroups.split("\n") if line)
     found = []
@@ -77,7 +79,7 @@ def parse(mountinfo: str, cgroups: str) -> list[Hierarchy]:
                 device=os.makedev(*map(int, fields[2].split(":"))),
             )
         )
-    return found
+    return tuple(found)
 
 
 def _text(path: str) -> str:

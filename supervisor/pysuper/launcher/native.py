@@ -16,6 +16,7 @@ All of it in the byte order of the machine, and without padding.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,7 +112,8 @@ def encode(plan: Plan, files: Sequence[int], namespaces: Sequence[str]) -> bytes
     return b"".join(parts)
 
 
-def _text(value: str) -> bytes:
+@functools.lru_cache(4096)
+def _text(value: str) -> bytes:  # of which nearly all are in the next plan, too
     encoded = value.encode("utf-8", "surrogateescape")  # as os.fsencode does where the locale is UTF-8
     return b"%b%b\0" % (_LENGTH(len(encoded)), encoded)
 
