@@ -258,7 +258,9 @@ class Container:
     async def _end(self) -> ExitRecord:
         """Kill what is left, reap it, and say what became of it. Shielded by the caller."""
         try:
-            self.kill()
+            # With the first process of a pid namespace the kernel kills all others in it, pid_namespaces(7).
+            if not (self._process.exited.is_set() and "pid" in self.plan.namespaces):
+                self.kill()
         finally:  # a cgroup driver may fail, but the process has got its signal
             with suppress(PysuperError):
                 self.resume()  # as it cannot run any more
