@@ -11,8 +11,10 @@ from bench.ours import Ours
 from bench.peers import System
 from bench.rig import Rig
 
-__all__ = ["API", "Samples", "oneshot"]
+__all__ = ["API", "WARM", "Samples", "oneshot"]
 
+#: What a spare of a pool is called in tables; it has an init.
+WARM = "pysuper, warm spare"
 #: How the Python API is called in tables, by whether there is an init.
 API = {True: "pysuper, Python API", False: "pysuper, Python API, no init"}
 
@@ -52,7 +54,7 @@ def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> tu
         The samples, and which system failed, with the reason.
     """
     peers = {system.name: system for system in systems}
-    samples = {name: Samples() for name in [*peers, *API.values()]}
+    samples = {name: Samples() for name in [*peers, *API.values(), WARM]}
     left_out: dict[str, str] = {}
     with Ours(rig.root) as ours:
         ours.ask("ready")
@@ -68,7 +70,8 @@ def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> tu
                         left_out[name] = str(error)
                         del samples[name]
                 else:
-                    for figure, values in ours.ask("once", count=1, init=name == API[True]).items():
+                    init, warm = name != API[False], name == WARM
+                    for figure, values in ours.ask("once", count=1, init=init, warm=warm).items():
                         getattr(sample, figure).extend(values)
     return samples, left_out
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ import trio
 
 import pysuper
 from bench.measure import Announced
+from pysuper.pool import Pool
 
 __all__ = ["Ours"]
 
@@ -71,6 +73,7 @@ class _Serving:
         self._root = root
         self._stack = stack
         self._supervisor: pysuper.Supervisor | None = None
+        self._pools: dict[tuple[tuple[str, ...], bool], Pool] = {}
         self._sleeping: list[pysuper.Container] = []
         self._keeps_sleeping = -1
 
@@ -93,26 +96,30 @@ class _Serving:
             wall = time.monotonic() - began
         return {"wall": wall, "cpu": _cpu() - before}
 
-    async def once(self, count: int, init: bool) -> dict[str, list[float]]:
+    async def once(self, count: int, init: bool, warm: bool = False) -> dict[str, list[float]]:
         """
-        Containers, one after the other.
+        Containers, one after the other; spares that were made before, if they are to be warm.
 
         Returns:
             For each, in seconds: `total` from the call of `start` until `wait` has returned, for /bin/true; `first`
             from that call to the first instruction of another command; `exit` and `notice` from its last one until its
             exit is known, and until `wait` has returned, when everything is cleaned up.
         """
-        supervisor = await self._open()
         times: dict[str, list[float]] = {"total": [], "first": [], "exit": [], "notice": []}
         spec = self._spec(("/bin/stamp", "last"), init)
+        whole = self._spec(("/bin/true",), init)
         for _ in range(count):
-            times["total"] += await self.starts(1, init)
+            start = await self._starter(whole, warm)
+            began = time.monotonic_ns()
+            await _end_of(await start())
+            times["total"].append((time.monotonic_ns() - began) / 1e9)
+            start = await self._starter(spec, warm)
             out, into = os.pipe2(os.O_CLOEXEC)
             began = time.monotonic_ns()
-            container = await supervisor.start(spec, stdout=into)
+            container = await start(stdout=into)
             os.close(into)
             # There is no public event of this: to its users a container ends when it is cleaned up.
-            await container._process.exited.wait()
+            await container._process.ended.wait()
             exited = time.monotonic_ns()
             await container.wait()
             known = time.monotonic_ns()
@@ -125,6 +132,20 @@ class _Serving:
             }.items():
                 times[name].append(span / 1e9)
         return times
+
+    async def _starter(self, spec: pysuper.ContainerSpec, warm: bool) -> Callable[..., Awaitable[pysuper.Container]]:
+        """What starts a container; if it is to be warm, once there is a spare."""
+        supervisor = await self._open()
+        if not warm:
+            return partial(supervisor.start, spec)
+        key = spec.command, spec.init
+        if key not in self._pools:
+            self._pools[key] = await self._stack.enter_async_context(supervisor.pool(spec, size=1))
+        pool = self._pools[key]
+        while pool.ready < pool.size:
+            await trio.sleep(0.005)
+        await trio.sleep(0.005)  # until what has made it is at rest
+        return pool.start
 
     async def ready(self) -> None:
         """Have a supervisor that has started one container."""
@@ -189,9 +210,13 @@ async def _at_once(jobs: int, count: int, do: Callable[[], Awaitable[None]]) -> 
 
 
 async def _to_the_end(supervisor: pysuper.Supervisor, spec: pysuper.ContainerSpec) -> None:
-    record = await (await supervisor.start(spec)).wait()
+    await _end_of(await supervisor.start(spec))
+
+
+async def _end_of(container: pysuper.Container) -> None:
+    record = await container.wait()
     if record.status:
-        raise RuntimeError(f"{spec.command} ended with {record.status}")
+        raise RuntimeError(f"{container.spec.command} ended with {record.status}")
 
 
 def _cpu() -> float:

@@ -194,7 +194,8 @@ def restarts(scratch: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Kill one process under each supervisor in turn; seconds until its successor runs."""
     with ExitStack() as stack:
         kills = {
-            "pysuper, a container": stack.enter_context(pysuper_service(scratch)),
+            "pysuper, a container": stack.enter_context(pysuper_service(scratch, warm=0)),
+            "pysuper, a warm spare": stack.enter_context(pysuper_service(scratch, warm=1)),
             "supervisord, a plain process": stack.enter_context(supervisord_service(scratch)),
         }
         if runsv := shutil.which("runsv"):
@@ -225,17 +226,17 @@ def timed_kill(pid: int, fifo: int) -> float:
 
 
 @contextmanager
-def pysuper_service(scratch: Path) -> Iterator[Callable[[], float]]:
-    shared = scratch / "shared"
+def pysuper_service(scratch: Path, warm: int) -> Iterator[Callable[[], float]]:
+    shared = scratch / f"shared{warm}"
     shared.mkdir()
     os.mkfifo(shared / "fifo")
     os.chmod(shared / "fifo", 0o666)
     fifo = os.open(shared / "fifo", os.O_RDWR)
-    path = scratch / "restart.toml"
+    path = scratch / f"restart{warm}.toml"
     path.write_text(
         "[container.box]\n"
         f'command = ["sh", "-c", "{announcing(Path("/mnt/fifo"))}"]\n'
-        f'volumes = ["{shared}:/mnt"]\ninit = false\n'
+        f'volumes = ["{shared}:/mnt"]\ninit = false\nwarm = {warm}\n'
         'restart = { policy = "always", delay = 0, max_restarts = "unlimited" }\n'
     )
     with up(path):

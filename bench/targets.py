@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from bench.measure import median
-from bench.oneshot import API
+from bench.oneshot import API, WARM
 
 __all__ = ["targets"]
 
@@ -39,6 +40,9 @@ def _oneshot(samples: Figures) -> Iterator[tuple[str, str, str]]:
     if _PLAIN in samples:
         ratio = time(_OURS, "exit") / time(_PLAIN, "notice")
         yield _judged("exit until the API knows, to wait4(2)", ratio, most=2)
+    if {WARM, _FLOOR} <= set(samples):
+        ratio = time(WARM, "first") / time(_FLOOR, "first")
+        yield _judged("a warm spare to the first instruction, to the C floor's", ratio, most=0.25)
 
 
 def _batch(rates: Mapping[tuple[str, int], float]) -> Iterator[tuple[str, str, str]]:
@@ -65,10 +69,10 @@ def _many(rows: list[Figures]) -> Iterator[tuple[str, str, str]]:
 
 
 def _restart(medians: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
-    ours = next(time for name, time in medians.items() if name.startswith("pysuper"))
-    for name, time in medians.items():
-        if not name.startswith("pysuper"):
-            yield _judged(f"death to restart, to {name.partition(',')[0]}'s", ours / time, most=1)
+    for ours, other in product(medians, medians):
+        if ours.startswith("pysuper") and not other.startswith("pysuper"):
+            title = f"death to restart, {ours}, to {other.partition(',')[0]}'s"
+            yield _judged(title, medians[ours] / medians[other], most=1)
 
 
 def _judged(what: str, value: float, *, least: float | None = None, most: float | None = None) -> tuple[str, str, str]:

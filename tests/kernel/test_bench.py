@@ -128,7 +128,7 @@ def test_a_tiny_run_writes_figures_tables_and_plots(tmp_path: Path) -> None:
     ours = {"pysuper, Python API", "pysuper, Python API, no init"}
     assert set(figures["systems"]) == names
     assert figures["smoke"]
-    for name in names | ours:
+    for name in {*names, *ours, "pysuper, warm spare"}:
         assert all(
             seconds > 0 for figure in ("total", "first", "notice") for seconds in figures["oneshot"][name][figure]
         )

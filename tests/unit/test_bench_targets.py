@@ -22,7 +22,7 @@ def test_a_run_without_figures_is_not_judged() -> None:
     assert list(targets(figures())) == []
 
 
-def test_one_command_is_compared_with_runc_podman_and_a_plain_process() -> None:
+def test_one_command_is_compared_with_runc_podman_a_plain_process_and_the_floor() -> None:
     oneshot = {
         "plain process": samples(1, 1, 0.1),
         "pysuper run": samples(60, 30, 5),
@@ -30,12 +30,15 @@ def test_one_command_is_compared_with_runc_podman_and_a_plain_process() -> None:
         "podman + crun": samples(80, 70, 5),
         "podman + runc": samples(120, 70, 5),
         _API: samples(3, 2, 5, 0.15),
+        "C floor, full": samples(3, 2, 1),
+        "pysuper, warm spare": samples(1, 0.5, 5, 0.15),
     }
 
     assert list(targets(figures(oneshot=oneshot))) == [
         ("`pysuper run` to the first instruction, to runc's", "at most 1", "1.00"),
         ("`pysuper run` in all, to podman's", "at most 0.6", "**0.75**"),
         ("exit until the API knows, to wait4(2)", "at most 2", "1.50"),
+        ("a warm spare to the first instruction, to the C floor's", "at most 0.25", "0.25"),
     ]
 
 
@@ -67,10 +70,17 @@ def test_memory_and_growth_are_judged_at_the_largest_size() -> None:
 
 
 def test_restarts_are_compared_with_every_other_supervisor() -> None:
-    medians = {"pysuper, a container": 2.0, "supervisord, a plain process": 1000.0, "runit, a plain process": 1.0}
+    medians = {
+        "pysuper, a container": 2.0,
+        "pysuper, a warm spare": 0.5,
+        "supervisord, a plain process": 1000.0,
+        "runit, a plain process": 1.0,
+    }
     stack = {"restart": {name: {"median": value, "p99": value} for name, value in medians.items()}}
 
     assert list(targets(figures(stack=stack))) == [
-        ("death to restart, to supervisord's", "at most 1", "0.00"),
-        ("death to restart, to runit's", "at most 1", "**2.00**"),
+        ("death to restart, pysuper, a container, to supervisord's", "at most 1", "0.00"),
+        ("death to restart, pysuper, a container, to runit's", "at most 1", "**2.00**"),
+        ("death to restart, pysuper, a warm spare, to supervisord's", "at most 1", "0.00"),
+        ("death to restart, pysuper, a warm spare, to runit's", "at most 1", "0.50"),
     ]
