@@ -247,7 +247,7 @@ class Container:
         """While the command runs."""
         try:
             with trio.move_on_after(self.spec.timeout or math.inf) as scope:
-                await self._process.exited.wait()
+                await self._process.ends()
             if scope.cancelled_caught:
                 await self.stop("timeout")
         except trio.Cancelled:
@@ -258,9 +258,11 @@ class Container:
     async def _end(self) -> ExitRecord:
         """Kill what is left, reap it, and say what became of it. Shielded by the caller."""
         try:
-            # With the first process of a pid namespace the kernel kills all others in it, pid_namespaces(7).
-            if not (self._process.exited.is_set() and "pid" in self.plan.namespaces):
-                self.kill()
+            self.send_signal(signal.SIGKILL)
+            # With the first process of a pid namespace the kernel kills all others in it, pid_namespaces(7). An init
+            # ends with its command; should it be frozen just then, that is undone below.
+            if not (self._process.ended.is_set() and "pid" in self.plan.namespaces):
+                self._cgroup.kill()
         finally:  # a cgroup driver may fail, but the process has got its signal
             with suppress(PysuperError):
                 self.resume()  # as it cannot run any more

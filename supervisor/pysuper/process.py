@@ -71,6 +71,7 @@ class Process:
     Attributes:
         pid: As the supervisor sees it.
         exited: Set when it has ended; it is still to be reaped then.
+        ended: Set when its command is known to have ended, see `ends`.
         receipts: What its plan promised and was found in force.
         opened: Descriptors that it has sent, by what they are; `close` closes those that nobody took.
     """
@@ -85,6 +86,7 @@ class Process:
         """
         self.pid = launched.pid
         self.exited = trio.Event()
+        self.ended = trio.Event()
         self.receipts: tuple[receipts.Receipt, ...] = ()
         self.opened: dict[str, int] = {}
         self._launched = launched
@@ -93,6 +95,7 @@ class Process:
         self._tracer = tracer
         self._pidfd = launched.pidfd
         self._ready = False
+        self._told: int | None = None
         # First of the steps, then of the command.
         self._began = self._ended = time.monotonic() if launched.times is None else launched.times[-1]
 
@@ -104,8 +107,26 @@ class Process:
             if self._has_forked():
                 await reap(self._launched.pidfd)
                 await trio.lowlevel.wait_readable(self._pidfd)
-            self._ended = time.monotonic()
+            if not self.ended.is_set():
+                self._ended = time.monotonic()
         self.exited.set()
+
+    async def ends(self) -> None:
+        """
+        Wait until the command has ended, once it has been started.
+
+        An init says so at once. It ends then, and the kernel, with it, all that is left and the namespaces, which takes
+        several times as long.
+        """
+        assert self._plan.command is not None
+        if self._plan.command.init:
+            while self._told is None and await self._hear():
+                pass
+        if self._told is None:
+            await self.exited.wait()
+        else:
+            self._ended = time.monotonic()
+        self.ended.set()
 
     async def start(self, at_barrier: AtBarrier | None = None) -> None:
         """
@@ -241,23 +262,27 @@ class Process:
         usage = await reap(self._pidfd)
         if Fork() in self._plan.steps and not self._has_forked():
             await _reap_group(self.pid)
-        told = await self._drain()
-        return Ended(usage.status if told is None else told, usage, self._ended - self._began)
+        while await self._hear():
+            pass
+        return Ended(usage.status if self._told is None else self._told, usage, self._ended - self._began)
 
-    async def _drain(self) -> int | None:
-        """Read what it had still to say: the wait status of the command, if an init was in front of it."""
-        told = None
-        while True:
-            try:
-                message, descriptors, _ = await receive(self._launched.status)
-            except OSError:
-                return told
-            for descriptor in descriptors:
-                os.close(descriptor)
-            if message is None:
-                return told
-            if _is_wait_status(status := message.get("exited")):
-                told = status
+    async def _hear(self) -> bool:
+        """
+        Take what it has to say while, or after, its command runs, and whether there was something.
+
+        It is the wait status of the command, if an init is in front of it.
+        """
+        try:
+            message, descriptors, _ = await receive(self._launched.status)
+        except OSError:
+            return False
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if message is None:
+            return False
+        if _is_wait_status(status := message.get("exited")):
+            self._told = status
+        return True
 
     def close(self) -> None:
         """Close what it has sent."""
