@@ -108,7 +108,7 @@ def _entering(plan: Plan, namespaces: Sequence[str]) -> defaultdict[Phase, tuple
 def _as_user(step: Step, user: str | None) -> Step:
     if user is None or not isinstance(step, steps.SetUser):
         return step
-    return attrs.evolve(step, user=user)
+    return steps.SetUser(user=user)
 
 
 def _holds_for(check: receipts.Check, user: str | None) -> bool:

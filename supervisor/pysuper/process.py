@@ -260,7 +260,7 @@ class Process:
                 remedy="the kernel has to let go of it",
             )
         usage = await reap(self._pidfd)
-        if Fork() in self._plan.steps and not self._has_forked():
+        if not self._has_forked() and any(isinstance(step, Fork) for step in self._plan.steps):
             await _reap_group(self.pid)
         while await self._hear():
             pass

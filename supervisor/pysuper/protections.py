@@ -23,7 +23,7 @@ class _Promises:
 
     Attributes:
         plan: It.
-        steps: The kinds of its steps.
+        steps, checks: The kinds of those that it has.
         status: `(field, value)` that it promises of proc_pid_status(5).
         read_only: Mount points that it promises to be so.
     """
@@ -31,6 +31,7 @@ class _Promises:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.steps = {type(step) for step in plan.steps}
+        self.checks = {type(check) for check in plan.checks}
         self.status = {(c.field, c.value) for c in plan.checks if isinstance(c, receipts.ProcessStatus)}
         self.read_only = {c.target for c in plan.checks if isinstance(c, receipts.MountFlags) and "ro" in c.flags}
 
@@ -144,7 +145,7 @@ PROTECTIONS: tuple[Protection, ...] = (
     Protection(
         name="pivot_root",
         guards="ways back to this machine's root: the double chroot, paths through open directories",
-        promised=lambda promises: receipts.OldRootGone() in promises.plan.checks,
+        promised=lambda promises: receipts.OldRootGone in promises.checks,
     ),
     Protection(
         name="locked mounts",

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import attrs
 
 from pysuper.errors import LimitError, describe_errno
+from pysuper.values import Value, value
 
 __all__ = [
     "Check",
@@ -36,8 +37,8 @@ __all__ = [
 ]
 
 
-@attrs.frozen(kw_only=True)
-class Receipt:
+@value
+class Receipt(Value):
     """One promise, and what the kernel says of it. `source` is the file that was read."""
 
     promise: str
@@ -51,8 +52,8 @@ class Receipt:
         return self.expected == self.actual
 
 
-@attrs.frozen(kw_only=True)
-class Check:
+@value
+class Check(Value):
     """
     The base of all checks.
 
@@ -115,7 +116,7 @@ def _unescaped(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field) if "\\" in field else field
 
 
-@attrs.frozen(kw_only=True)
+@value
 class OwnNamespace(Check):
     """The container is in another namespace than the supervisor; namespaces(7), /proc/PID/ns."""
 
@@ -135,7 +136,7 @@ class OwnNamespace(Check):
         return "shared" if os.readlink(self.source(process.pid)) == ours else "own"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class SameNamespace(Check):
     """The process is in the namespace that `path` leads to."""
 
@@ -156,7 +157,7 @@ class SameNamespace(Check):
         return os.readlink(self.source(process.pid))
 
 
-@attrs.frozen(kw_only=True)
+@value
 class ProcessStatus(Check):
     """A field of proc_pid_status(5), such as `NoNewPrivs` or `CapEff`."""
 
@@ -177,7 +178,7 @@ class ProcessStatus(Check):
         return process.status.get(self.field, "no such field")
 
 
-@attrs.frozen(kw_only=True)
+@value
 class FileHolds(Check):
     """A file, such as a cgroup's `pids.max`, has this content; `{pid}` in its path is the container's."""
 
@@ -197,7 +198,7 @@ class FileHolds(Check):
         return " ".join(_text(self.source(process.pid)).split())
 
 
-@attrs.frozen(kw_only=True)
+@value
 class FileLists(Check):
     """The process is listed in this file, such as a cgroup's `tasks` or `cgroup.procs`."""
 
@@ -217,7 +218,7 @@ class FileLists(Check):
         return "listed" if str(process.pid) in _text(self.path).split() else "not listed"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class ResourceLimit(Check):
     """A resource limit, prlimit(2)."""
 
@@ -240,7 +241,7 @@ class ResourceLimit(Check):
         return f"{soft} {hard}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class MountFlags(Check):
     """The topmost mount at a path of the container has these flags, and a path that is not mounted has none."""
 
@@ -261,7 +262,7 @@ class MountFlags(Check):
         return ",".join(f for f in self.flags if f in flags[-1]) if flags else "not mounted"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class OldRootGone(Check):
     """Nothing of the host's mounts is left: one root, and every other mount below it."""
 

@@ -23,6 +23,8 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from pysuper.values import Value, value
+
 __all__ = [
     "CLASSES",
     "Barrier",
@@ -68,8 +70,8 @@ __all__ = [
 ]
 
 
-@attrs.frozen(kw_only=True)
-class Step:
+@value
+class Step(Value):
     """
     The base of all steps.
 
@@ -88,7 +90,7 @@ class Step:
         raise NotImplementedError
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Setsid(Step):
     """Leave the caller's session, so that neither its terminal nor its Ctrl-C reaches the container."""
 
@@ -99,7 +101,7 @@ class Setsid(Step):
         return "start a new session, without controlling terminal"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class NewSessionKeyring(Step):
     """Join a new, empty session keyring; the caller's keys stay with the caller."""
 
@@ -110,7 +112,7 @@ class NewSessionKeyring(Step):
         return "join a new, empty session keyring"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class JoinCgroup(Step):
     """
     Move this process into a cgroup v1 directory, by writing 0 to its `tasks`.
@@ -127,7 +129,7 @@ class JoinCgroup(Step):
         return f"join the cgroup {self.path}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class JoinNamespace(Step):
     """
     Enter a namespace by a descriptor of it, which the launcher has: because it made the namespace for this container,
@@ -141,7 +143,7 @@ class JoinNamespace(Step):
         return f"enter the container's {self.namespace} namespace"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class EnterNamespace(Step):
     """Enter a namespace that exists already, and that others are in; `path` leads to it, such as /proc/PID/fd/N."""
 
@@ -153,7 +155,7 @@ class EnterNamespace(Step):
         return f"enter the {self.namespace} namespace {self.path}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Fork(Step):
     """
     Go on as a child, in a session of its own: it is the first to be in a pid namespace that this process has joined.
@@ -168,7 +170,7 @@ class Fork(Step):
         return "fork into the container's pid namespace"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Unshare(Step):
     """Make new namespaces, owned by the user namespace that this process is in."""
 
@@ -179,7 +181,7 @@ class Unshare(Step):
         return f"make a new {', '.join(self.namespaces)} namespace"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class BecomeRoot(Step):
     """Become uid and gid 0 of the user namespace just entered; until then this process has no id in it."""
 
@@ -189,7 +191,7 @@ class BecomeRoot(Step):
         return "become uid 0 and gid 0 of the user namespace"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class SetHostname(Step):
     """Set the host name in the container's uts namespace, and read it back."""
 
@@ -200,7 +202,7 @@ class SetHostname(Step):
         return f"set the host name to {self.hostname}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class SetSysctl(Step):
     """Set a parameter of one of the namespaces that this process is in, and read it back."""
 
@@ -212,7 +214,7 @@ class SetSysctl(Step):
         return f"set the kernel parameter {self.name} to {shlex.quote(self.value)}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class LoopbackUp(Step):
     """Bring the loopback interface of the network namespace up."""
 
@@ -222,7 +224,7 @@ class LoopbackUp(Step):
         return "bring the loopback interface up"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class PrivateMounts(Step):
     """Make every mount of this namespace a slave of the host's, so that none made here is seen there."""
 
@@ -232,7 +234,7 @@ class PrivateMounts(Step):
         return "let no mount made here propagate to the host"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Overlay(Step):
     """
     Mount a copy-on-write view of the host's directory `source` at `target`; writes go to a tmpfs and vanish.
@@ -254,7 +256,7 @@ class Overlay(Step):
         return f"mount a copy-on-write view of {self.source} at {self.target}{shifted}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Bind(Step):
     """
     Mount the host's file or directory `source` at `target`, which is created if it is missing.
@@ -279,7 +281,7 @@ class Bind(Step):
         return f"bind {self.source} at {self.target}" + (f" ({', '.join(notes)})" if notes else "")
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Mount(Step):
     """Mount a new file system at `target`, which is created if it is missing."""
 
@@ -294,7 +296,7 @@ class Mount(Step):
         return f"mount {self.fstype} at {self.target}" + (f" ({','.join(options)})" if options else "")
 
 
-@attrs.frozen(kw_only=True)
+@value
 class MakeDirectory(Step):
     """Make a directory, unless it exists."""
 
@@ -306,7 +308,7 @@ class MakeDirectory(Step):
         return f"make the directory {self.target} (mode {self.mode:04o})"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Mknod(Step):
     """Make a device node with mode 0666: a character device, or a block device."""
 
@@ -321,7 +323,7 @@ class Mknod(Step):
         return f"make the {kind} {self.target} ({self.major}:{self.minor})"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Symlink(Step):
     """Make a symbolic link at `target` that says `text`."""
 
@@ -333,7 +335,7 @@ class Symlink(Step):
         return f"link {self.target} to {self.text}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class MaskPath(Step):
     """Cover a file with an unreadable null device, a directory with an empty read-only tmpfs; skipped if absent."""
 
@@ -344,7 +346,7 @@ class MaskPath(Step):
         return f"hide {self.target}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class ReadOnlyPath(Step):
     """Make the mount at `target`, or a new bind mount of it onto itself, read-only; skipped if absent."""
 
@@ -355,7 +357,7 @@ class ReadOnlyPath(Step):
         return f"make {self.target} read-only"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class RootFlags(Step):
     """Give the mount of the new root these flags, once everything below it stands."""
 
@@ -366,7 +368,7 @@ class RootFlags(Step):
         return f"make the root {', '.join(self.flags)}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class PivotRoot(Step):
     """Make the new root the root of the mount namespace and detach the old one, so that no path leads back."""
 
@@ -376,7 +378,7 @@ class PivotRoot(Step):
         return "pivot into the new root and detach the old one"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Chroot(Step):
     """Resolve paths from the new root. No boundary: the old root is still mounted, and root can get back to it."""
 
@@ -386,7 +388,7 @@ class Chroot(Step):
         return "chroot into the new root (no boundary: the old one stays mounted)"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class WriteFile(Step):
     """Write `content` in one go to a file that exists already; none is ever created."""
 
@@ -398,7 +400,7 @@ class WriteFile(Step):
         return f"write {shlex.quote(self.content)} to {self.path}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class SetRlimit(Step):
     """Limit a resource of the process; -1 is unlimited."""
 
@@ -412,7 +414,7 @@ class SetRlimit(Step):
         return f"limit {self.resource} to {self.soft} (hard {self.hard})"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class SetUmask(Step):
     """Set the mask of the permission bits of new files."""
 
@@ -424,7 +426,7 @@ class SetUmask(Step):
         return f"set the umask to {self.umask:03o}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class SetUser(Step):
     """
     Become `user`, `NAME|UID[:GROUP|GID]` of the container's own /etc/passwd and /etc/group; None stays its root.
@@ -440,7 +442,7 @@ class SetUser(Step):
         return f"become the user {self.user}" if self.user else "stay root, without supplementary groups"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class BoundCapabilities(Step):
     """Drop every capability but `keep` from the bounding set, so that no later execve brings one back."""
 
@@ -452,7 +454,7 @@ class BoundCapabilities(Step):
         return f"bound the capabilities to {' '.join(self.keep) or '(none)'}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class SetCapabilities(Step):
     """Drop every capability but `keep` from the permitted and effective sets; inheritable and ambient are empty."""
 
@@ -464,7 +466,7 @@ class SetCapabilities(Step):
         return f"keep of these only {' '.join(self.keep) or '(none)'}"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class NoNewPrivileges(Step):
     """Let no execve gain privileges: set-user-id bits and file capabilities are ignored from here on."""
 
@@ -475,7 +477,7 @@ class NoNewPrivileges(Step):
         return "gain no privileges by execve"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Seccomp(Step):
     """
     Refuse system calls from here on, to this process and all that come of it; nothing takes that back.
@@ -495,7 +497,7 @@ class Seccomp(Step):
         return f"refuse system calls that are not allowed (a filter of {len(self.program) // 16} instructions)"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Landlock(Step):
     """
     Refuse this process, and all that come of it, every change of mounts, and more; nothing takes that back.
@@ -519,7 +521,7 @@ class Landlock(Step):
         return f"refuse itself {refused}{outside} (Landlock)"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class OpenTerminal(Step):
     """Open a pseudo-terminal of the container's own devpts, send its master out, and make it descriptors 0 to 2."""
 
@@ -531,7 +533,7 @@ class OpenTerminal(Step):
         return "open a pseudo-terminal and hand its master to the supervisor"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class OpenSocket(Step):
     """Open a socket in the network namespace of this process, and send it out; the numbers are those of socket(2)."""
 
@@ -543,7 +545,7 @@ class OpenSocket(Step):
         return "open a socket and hand it to the supervisor"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Barrier(Step):
     """Wait until the supervisor, and the driver that asked for this barrier, say go."""
 
@@ -554,7 +556,7 @@ class Barrier(Step):
         return f"wait for the supervisor ({self.name})"
 
 
-@attrs.frozen(kw_only=True)
+@value
 class Syscall(Step):
     """Any other system call: a number of this architecture, integers and strings; a negative result is an error."""
 
