@@ -6,6 +6,7 @@
  *     --count N        containers, one after the other (1)
  *     --jobs N         so many of them at once (1)
  *     --times FILE     write "wall NS" and "cpu NS": from the first start to the last exit, and of all processes
+ *     --known          write "known NS" to the standard output when wait4(2) has returned, before the clean-up
  *     --level LEVEL    plain: no isolation, posix_spawn(3); "%n" in an argument becomes the number of the start, so
  *                          that this drives other programs, too
  *                      basic: new pid, mnt, uts, ipc and net namespaces, pivot_root, /proc, one cgroup with pids.max
@@ -79,6 +80,7 @@ static struct list cgroups, read_only, masked;
 static struct sock_fprog seccomp_program;
 static uint64_t kept, denied;
 static char **command;
+static int known;
 static char *environment[] = {
 	"HOME=/root", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL,
 };
@@ -558,6 +560,8 @@ static int wait_for_one(struct container *running, int jobs)
 	int status;
 	pid_t pid = must(waitpid(-1, &status, 0));
 
+	if (known)
+		printf("known %ld\n", now());
 	for (int slot = 0; slot < jobs; slot++)
 		if (running[slot].pid == pid) {
 			end(running[slot].number);
@@ -580,7 +584,7 @@ int main(int argc, char **argv)
 		{"cgroup2", required_argument, NULL, '2'},  {"seccomp", required_argument, NULL, 's'},
 		{"keep", required_argument, NULL, 'k'},     {"read-only", required_argument, NULL, 'o'},
 		{"mask", required_argument, NULL, 'm'},     {"landlock", required_argument, NULL, 'd'},
-		{NULL, 0, NULL, 0},
+		{"known", no_argument, NULL, 'w'},          {NULL, 0, NULL, 0},
 	};
 	const char *times = NULL;
 	int count = 1, jobs = 1, option, started = 0, ended = 0;
@@ -592,6 +596,7 @@ int main(int argc, char **argv)
 		case 'n': count = atoi(optarg); break;
 		case 'j': jobs = atoi(optarg); break;
 		case 't': times = optarg; break;
+		case 'w': known = 1; break;
 		case 'l': level = !strcmp(optarg, "plain") ? PLAIN : !strcmp(optarg, "full") ? FULL : BASIC; break;
 		case 'r': root = optarg; break;
 		case 'c': append(&cgroups, optarg); break;

@@ -99,7 +99,7 @@ def _read_all(descriptor: int) -> bytes:
 
 def _stamps(lines: Iterable[bytes]) -> dict[str, int]:
     words = (line.decode(errors="replace").split() for line in lines)
-    return {word[0]: int(word[1]) for word in words if len(word) == 2 and word[0] in ("first", "last")}
+    return {word[0]: int(word[1]) for word in words if len(word) == 2 and word[0] in ("first", "last", "known")}
 
 
 class Announced:

@@ -28,7 +28,7 @@ class Samples:
         total: Of /bin/true, from the start of the program until it is known to have ended.
         first: From there to the first instruction of a command.
         notice: From the last instruction of that command until its end is known, with all that follows from it.
-        exit: Until its end is known to pysuper, before it has cleaned up.
+        exit: Until its end is known to pysuper, or to the floor, before they have cleaned up.
     """
 
     total: list[float] = attrs.field(factory=list)
@@ -79,6 +79,9 @@ def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> tu
 def _once(rig: Rig, system: System, sample: Samples) -> None:
     whole = run(system.command(rig, ["/bin/true"]))
     sample.total.append((whole.known - whole.began) / 1e9)
-    stamped = run(system.command(rig, ["/bin/stamp", "last"]))
+    argv = system.command(rig, ["/bin/stamp", "last"])
+    stamped = run([argv[0], "--known", *argv[1:]] if argv[0] == rig.floor else argv)
     sample.first.append((stamped.stamps["first"] - stamped.began) / 1e9)
     sample.notice.append((stamped.known - stamped.stamps["last"]) / 1e9)
+    if "known" in stamped.stamps:
+        sample.exit.append((stamped.stamps["known"] - stamped.stamps["last"]) / 1e9)

@@ -92,8 +92,8 @@ def _isolation(figures: Figures) -> Iterator[str]:
 def _oneshot(samples: Figures) -> Iterator[str]:
     yield (
         "Milliseconds: the whole time of /bin/true from the start of the program; from there to the first instruction "
-        "of a command; and from the command's last instruction until the caller knows that all is over. For the API "
-        f"also until the exit is known, before the clean-up. Ratios are to {_FLOOR}, and to {_PLAIN}.\n"
+        "of a command; and from the command's last instruction until the caller knows that all is over. For the API, "
+        f"and the floor, also until the exit is known, before the clean-up. Ratios are to {_FLOOR}, and to {_PLAIN}.\n"
     )
     header = ["", "runs", "total", "p99", "ratio", "first", "p99", "ratio", "notice", "p99", "ratio", "exit known"]
     yield from _table(header, (_oneshot_row(name, sample, samples) for name, sample in samples.items()))

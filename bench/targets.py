@@ -39,7 +39,10 @@ def _oneshot(samples: Figures) -> Iterator[tuple[str, str, str]]:
         yield _judged("`pysuper run` in all, to podman's", time("pysuper run", "total") / min(podmans), most=0.6)
     if _PLAIN in samples:
         ratio = time(_OURS, "exit") / time(_PLAIN, "notice")
-        yield _judged("exit until the API knows, to wait4(2)", ratio, most=2)
+        yield _judged("exit until the API knows, to wait4(2) for a plain process", ratio, most=2)
+    if _FLOOR in samples:
+        ratio = time(_OURS, "exit") / time(_FLOOR, "exit")
+        yield _judged("exit until the API knows, to wait4(2) for the C floor's", ratio, most=2)
     if {WARM, _FLOOR} <= set(samples):
         ratio = time(WARM, "first") / time(_FLOOR, "first")
         yield _judged("a warm spare to the first instruction, to the C floor's", ratio, most=0.25)

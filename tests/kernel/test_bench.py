@@ -132,6 +132,9 @@ def test_a_tiny_run_writes_figures_tables_and_plots(tmp_path: Path) -> None:
         assert all(
             seconds > 0 for figure in ("total", "first", "notice") for seconds in figures["oneshot"][name][figure]
         )
+    for name in ("C floor, full", *ours):
+        (known,), (notice,) = (figures["oneshot"][name][figure] for figure in ("exit", "notice"))
+        assert 0 < known < notice
     assert {(row["system"], row["jobs"]) for row in figures["batch"]} == {
         (name, jobs) for name in names | ours for jobs in (1, 4, 16)
     }
