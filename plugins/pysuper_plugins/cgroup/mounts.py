@@ -6,9 +6,10 @@ import functools
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import attrs
+
+from pysuper_plugins.cgroup import files
 
 __all__ = ["Hierarchy", "hierarchies", "parse"]
 
@@ -45,7 +46,7 @@ def hierarchies() -> tuple[Hierarchy, ...]:
     does.
     """
     found: dict[frozenset[str], Hierarchy] = {}
-    for hierarchy in parse(_text("/proc/self/mountinfo"), _text("/proc/self/cgroup")):
+    for hierarchy in parse(files.read("/proc/self/mountinfo"), files.read("/proc/self/cgroup")):
         known = found.get(hierarchy.controllers)
         if _visible(hierarchy) and (known is None or known.own is None):
             found[hierarchy.controllers] = hierarchy
@@ -80,10 +81,6 @@ def parse(mountinfo: str, cgroups: str) -> tuple[Hierarchy, ...]:
             )
         )
     return tuple(found)
-
-
-def _text(path: str) -> str:
-    return Path(path).read_text(errors="surrogateescape")
 
 
 def _own(line: str) -> tuple[frozenset[str], str]:

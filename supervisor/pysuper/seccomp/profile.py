@@ -87,7 +87,7 @@ class Rule:
     conditions: tuple[Condition, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)
 class Profile:
     """
     What becomes of each system call. The first rule that matches decides.
