@@ -93,7 +93,7 @@ DOCKER_OWN = "3:pids:/docker/abc/inner\n2:cpu,cpuacct:/docker/abc\n1:name=system
 
 
 def test_a_hierarchy_is_found_below_the_root_of_its_mount() -> None:
-    assert parse(DOCKER, DOCKER_OWN) == [
+    assert parse(DOCKER, DOCKER_OWN) == (
         Hierarchy(
             controllers=frozenset({"cpu", "cpuacct"}),
             top="/sys/fs/cgroup/cpu,cpuacct",
@@ -106,7 +106,7 @@ def test_a_hierarchy_is_found_below_the_root_of_its_mount() -> None:
             own="/sys/fs/cgroup/pids/inner",
             device=os.makedev(0, 29),
         ),
-    ]
+    )
 
 
 @pytest.mark.parametrize(

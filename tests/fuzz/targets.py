@@ -70,9 +70,10 @@ async def _wire(packets: list[bytes]) -> None:
             await process.start()
         except PysuperError as error:
             _printable(error)
-        told = await process._drain()
-        if told is not None:
-            exit_status(told)
+        process.exited.set()
+        await process.ends()
+        if process._told is not None:
+            exit_status(process._told)
         process.close()
 
 
