@@ -95,17 +95,17 @@ class Inspected:
     @cached_property
     def status(self) -> Mapping[str, str]:
         """The fields of proc_pid_status(5), with single spaces."""
-        fields = (line.partition(":") for line in _text(f"/proc/{self.pid}/status").split("\n"))
+        fields = (line.partition(":") for line in read_text(f"/proc/{self.pid}/status").split("\n"))
         return {name: " ".join(value.split()) for name, _, value in fields}
 
     @cached_property
     def mounts(self) -> Sequence[tuple[str, Collection[str]]]:
         """`(mount point, flags)` of every mount that it sees, proc_pid_mountinfo(5)."""
-        lines = (line.split(" ", 6) for line in _text(f"/proc/{self.pid}/mountinfo").split("\n")[:-1])
+        lines = (line.split(" ", 6) for line in read_text(f"/proc/{self.pid}/mountinfo").split("\n")[:-1])
         return [(_unescaped(fields[4]), fields[5].split(",")) for fields in lines]
 
 
-def _text(path: str) -> str:
+def read_text(path: str) -> str:
     """The content of a file of the kernel's."""
     with open(path, "rb", buffering=0) as file:
         return file.readall().decode(errors="surrogateescape")
@@ -195,7 +195,7 @@ class FileHolds(Check):
         return self.content
 
     def actual(self, process: Inspected) -> str:
-        return " ".join(_text(self.source(process.pid)).split())
+        return " ".join(read_text(self.source(process.pid)).split())
 
 
 @value
@@ -215,7 +215,7 @@ class FileLists(Check):
         return "listed"
 
     def actual(self, process: Inspected) -> str:
-        return "listed" if str(process.pid) in _text(self.path).split() else "not listed"
+        return "listed" if str(process.pid) in read_text(self.path).split() else "not listed"
 
 
 @value
