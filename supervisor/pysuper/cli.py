@@ -10,7 +10,6 @@ command that cannot be executed or does not exist, 2 for wrong usage.
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import os
 import signal
@@ -43,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    # Imports make tens of thousands of objects, and no garbage, for which Python would look dozens of times.
-    gc.set_threshold(50_000)
     _open_missing_descriptors()
     _leave_out_untrusted()
     try:
