@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +17,7 @@ import pysuper
 from pysuper import registry, steps
 from pysuper.container import Container
 from pysuper.drivers import Launcher, Phase
-from pysuper.launcher.client import reap, receive
+from pysuper.launcher.client import reap, receive, send
 from pysuper.plan import Plan
 from pysuper.planning import make_plan
 from pysuper.process import standard_files
@@ -253,7 +251,7 @@ async def test_a_plan_larger_than_a_packet_is_executed(spec, launcher: str) -> N
     assert await found(launcher, wanted) == ("100000\n", 0)
 
 
-@pytest.mark.parametrize("launcher", ["native"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("init", [True, False])
 async def test_what_comes_with_the_last_answer_replaces_descriptors(launcher: str, init: bool) -> None:
     plan = plan_of(argv=("sh", "-c", "read line; echo $line; echo err >&2; ls /proc/self/fd"), init=init)
@@ -268,9 +266,8 @@ async def test_what_comes_with_the_last_answer_replaces_descriptors(launcher: st
                     if message is not None and "barrier" in message:
                         assert message == {"barrier": "ready"}
                         question = stack.enter_context(Path("/etc/hostname").open("rb"))
-                        rights = struct.pack("=3i", question.fileno(), outside, outside)
-                        ancillary = (socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)
-                        await launched.status.sendmsg([b'{"files": [0, 1, 2]}'], [ancillary])
+                        given = question.fileno(), outside, outside
+                        await send(launched.status, b'{"files": [0, 1, 2]}', given)
                         os.close(outside)
                 said = await trio.to_thread.run_sync(lambda: Path(f"/proc/self/fd/{inside}").read_bytes())
                 await reap(launched.pidfd)
