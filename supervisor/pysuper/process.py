@@ -115,8 +115,8 @@ class Process:
         """
         Wait until the command has ended, once it has been started.
 
-        An init says so at once. It ends then, and the kernel, with it, all that is left and the namespaces, which takes
-        several times as long.
+        An init says so at once. Then it ends, and with it the kernel ends all that is left, and the namespaces, which
+        takes several times as long.
         """
         assert self._plan.command is not None
         if self._plan.command.init:
