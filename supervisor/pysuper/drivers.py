@@ -48,6 +48,7 @@ for each container and hook: told in order, and nobody waits for that. Each `bef
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -189,14 +190,14 @@ class Launched:
     Attributes:
         pid: As the supervisor sees it.
         pidfd: To signal, wait for and reap it.
-        status: The messages of `pysuper.launcher.wire`.
+        status: A socket that does not block, with the messages of `pysuper.launcher.wire`.
         times: When its launcher heard of it, had the namespaces that it is not born in, and had cloned it, on the
             monotonic clock; None if it does not say.
     """
 
     pid: int
     pidfd: int
-    status: trio.socket.SocketType
+    status: socket.socket
     times: tuple[float, float, float] | None = None
 
 

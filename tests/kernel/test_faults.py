@@ -12,9 +12,10 @@ import time
 
 import pytest
 import trio
+import trio.testing
 
 import pysuper
-from machine import PATIENCE, alive, cgroup_driver, cgroups, children, wait_until
+from machine import PATIENCE, Snapshot, alive, cgroup_driver, cgroups, children, wait_until
 from pysuper.container import Container
 from pysuper.spec import Limits
 from pysuper.testing.faults import few_descriptors
@@ -102,6 +103,44 @@ async def test_containers_start_while_launchers_are_being_killed(supervisor, spe
                     if os.readlink(f"/proc/{child}/ns/pid") == ours:  # the launcher, and no container
                         os.kill(child, signal.SIGKILL)
     assert done == 10
+
+
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+async def test_starts_wait_for_a_launcher_that_stands_still(supervisor, spec, then: signal.Signals) -> None:
+    ended = []
+
+    async def start() -> None:
+        container: Container = await supervisor.start(spec("exit 4"))
+        ended.append((await container.wait()).exit_code)
+
+    (launcher,) = children()
+    os.kill(launcher, signal.SIGSTOP)
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):  # more than there is room for in its socket
+                nursery.start_soon(start)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            assert children() == {launcher}
+            os.kill(launcher, then)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(launcher, signal.SIGCONT)
+    assert ended == [4] * 60
+
+
+async def test_starts_that_wait_for_a_launcher_can_be_cancelled(supervisor, spec) -> None:
+    (launcher,) = children()
+    for _ in range(2):
+        before = Snapshot.take()
+        os.kill(launcher, signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                nursery.start_soon(supervisor.start, spec("exec sleep 1000"))
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            nursery.cancel_scope.cancel()
+            os.kill(launcher, signal.SIGCONT)  # what it has been asked for cannot be called back
+    before.require_nothing_left()  # nor was there after the first time, but the locks of more ranges of ids
+    assert (await (await supervisor.start(spec("exit 4"))).wait()).exit_code == 4
 
 
 async def test_kill_9_of_pid_1_ends_the_container(supervisor, spec) -> None:

@@ -132,7 +132,7 @@ async def failure(launcher: str, plan: Plan) -> list[dict[str, Any]]:
                         break
                     told.append(message)
                     if "barrier" in message:
-                        await launched.status.send(b'{"go": true}')
+                        await send(launched.status, b'{"go": true}')
                 await reap(launched.pidfd)
         nursery.cancel_scope.cancel()
     return told

@@ -27,6 +27,8 @@ from pysuper.plan import Plan
 _MAX_DEATHS = 5
 #: The number of the control socket in a launcher: above those that a command may have, so that nothing has to make way.
 CONTROL = 10
+#: Bytes for the descriptors and the credentials of one message.
+_ANCILLARY = socket.CMSG_SPACE(4 * wire.MAX_DESCRIPTORS) + socket.CMSG_SPACE(12)
 
 
 class ProcessLauncher(Launcher):
@@ -37,7 +39,9 @@ class ProcessLauncher(Launcher):
     """
 
     def __init__(self) -> None:
-        self._control: trio.socket.SocketType | None = None
+        self._control: socket.socket | None = None
+        # Only one task may wait for a descriptor, and there are many that write to this one.
+        self._waits_for_room = trio.Lock()
         self._ready = trio.Event()
         self._deaths = 0
         # What a new launcher has to be told when the old one dies.
@@ -54,8 +58,7 @@ class ProcessLauncher(Launcher):
 
     async def _serve_once(self, task_status: trio.TaskStatus[None]) -> None:
         """The life of one launcher process."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control = trio.socket.from_stdlib_socket(ours)
+        self._control, theirs = _channel()
         try:
             with theirs:
                 pid = self._spawn(theirs.fileno())
@@ -71,7 +74,7 @@ class ProcessLauncher(Launcher):
             await trio.lowlevel.wait_readable(pidfd)
         finally:
             self._not_ready()
-            self._control.close()
+            _close(self._control)
             with trio.CancelScope(shield=True):
                 await reap(pidfd)  # which ends when its control socket closes, and it has cleaned up
             os.close(pidfd)
@@ -87,7 +90,7 @@ class ProcessLauncher(Launcher):
             yield launched
         finally:
             self._pidfds.remove(launched.pidfd)
-            launched.status.close()
+            _close(launched.status)
             trio.lowlevel.notify_closing(launched.pidfd)
             os.close(launched.pidfd)
 
@@ -163,17 +166,21 @@ class ProcessLauncher(Launcher):
             await self._notify(message)
 
     async def _send(self, packet: bytes, descriptors: tuple[int, ...]) -> None:
-        if self._control is None or self._control.fileno() == -1:
-            raise BrokenPipeError
-        await send(self._control, packet, descriptors)
+        control = self._control
+        while control is not None and control.fileno() != -1:
+            if _sent(control, packet, descriptors):
+                return
+            async with self._waits_for_room:
+                if control.fileno() != -1:
+                    await trio.lowlevel.wait_writable(control)
+        raise BrokenPipeError
 
     async def _try_launch(self, plan: Plan, files: Mapping[int, int], namespaces: Mapping[str, int]) -> Launched | None:
         """One attempt; None if the launcher died before it had cloned."""
         packet, content = self._encode_plan(plan, list(files), list(namespaces))
         given = (*files.values(), *namespaces.values())
         with _file_of(content) as plan_file:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            status = trio.socket.from_stdlib_socket(ours)
+            status, theirs = _channel()
             try:
                 with theirs:
                     # Names the sender of a message by its pid, should the launcher die before it could.
@@ -223,16 +230,52 @@ async def reap(pidfd: int) -> syscalls.Exit:
     return ended
 
 
-async def send(channel: trio.socket.SocketType, packet: bytes, descriptors: tuple[int, ...] = ()) -> None:
-    """Send one packet, with descriptors."""
+# A socket of trio's lets all other tasks run whenever it has been used. There are a dozen messages to a container, and
+# each would be a turn of the loop: here only those who have to wait do.
+
+
+def _channel() -> tuple[socket.socket, socket.socket]:
+    """A pair of connected sockets: ours, which does not block, and theirs."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def _close(channel: socket.socket) -> None:
+    """Close ours; who waits for it has a ClosedResourceError."""
+    if channel.fileno() != -1:
+        trio.lowlevel.notify_closing(channel)
+        channel.close()
+
+
+async def send(channel: socket.socket, packet: bytes, descriptors: tuple[int, ...] = ()) -> None:
+    """Send one packet, with descriptors; waits only if there is no room for it."""
+    while not _sent(channel, packet, descriptors):
+        await trio.lowlevel.wait_writable(channel)
+
+
+def _sent(channel: socket.socket, packet: bytes, descriptors: tuple[int, ...]) -> bool:
+    """Whether there was room for a packet."""
     rights = struct.pack(f"={len(descriptors)}i", *descriptors)
-    await channel.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else [])
+    try:
+        channel.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else [])
+    except BlockingIOError:
+        return False
+    return True
 
 
-async def receive(status: trio.socket.SocketType) -> tuple[dict[str, Any] | None, list[int], int]:
-    """One message of a status socket: the message (None at end of file), its descriptors, the sender's pid."""
-    space = socket.CMSG_SPACE(4 * wire.MAX_DESCRIPTORS) + socket.CMSG_SPACE(12)
-    packet, ancillary, _, _ = await status.recvmsg(wire.MAX_PACKET, space, socket.MSG_CMSG_CLOEXEC)
+async def receive(status: socket.socket) -> tuple[dict[str, Any] | None, list[int], int]:
+    """
+    One message of a status socket: the message (None at end of file), its descriptors, the sender's pid.
+
+    Waits only if there is none.
+    """
+    while True:
+        try:
+            packet, ancillary, _, _ = status.recvmsg(wire.MAX_PACKET, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            break
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(status)
     descriptors, sender = [], 0
     for level, kind, data in ancillary:
         descriptors += wire.descriptors_of((level, kind, data))
@@ -241,7 +284,7 @@ async def receive(status: trio.socket.SocketType) -> tuple[dict[str, Any] | None
     return wire.decode(packet), descriptors, sender
 
 
-async def _first_message(status: trio.socket.SocketType, plan: Plan) -> Launched | None:
+async def _first_message(status: socket.socket, plan: Plan) -> Launched | None:
     message, descriptors, sender = await receive(status)
     if message is None:
         return None
