@@ -7,7 +7,6 @@ receipts are taken, *running* from `started` on, *stopped* once its record is th
 
 from __future__ import annotations
 
-import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from functools import partial
 import trio
 
 from pysuper import registry
-from pysuper.drivers import Cgroup, Context, Launched, Launcher, Statistics
+from pysuper.drivers import Cgroup, Context, Launcher, Statistics
 from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
@@ -246,7 +245,10 @@ class Container:
     async def _run(self) -> None:
         """While the command runs."""
         try:
-            with trio.move_on_after(self.spec.timeout or math.inf) as scope:
+            if self.spec.timeout is None:
+                await self._process.ends()
+                return
+            with trio.move_on_after(self.spec.timeout) as scope:
                 await self._process.ends()
             if scope.cancelled_caught:
                 await self.stop("timeout")
@@ -327,10 +329,9 @@ async def live(
     running = False
     try:
         try:
-            async with (
-                _host_side(context, drivers, launcher, tracer) as cgroup,
-                _launched(plan, launcher, files, tracer) as launched,
-            ):
+            async with _host_side(context, drivers, launcher, tracer) as cgroup, AsyncExitStack() as stack:
+                with tracer.failing("launch", "have the launcher make the first process"):
+                    launched = await stack.enter_async_context(launcher.launch(plan, files, {}))
                 process = Process(launched, plan, f"the first process of {context.spec.name}", tracer)
                 container = Container(context.spec, plan, process, cgroup, launcher, watchers)
                 watchers.start_soon(process.watch)
@@ -355,17 +356,6 @@ async def live(
             container._stopped.set()
             container._executions.close()
             container._process.close()
-
-
-@asynccontextmanager
-async def _launched(
-    plan: Plan, launcher: Launcher, files: Mapping[int, int], tracer: Tracer
-) -> AsyncIterator[Launched]:
-    """See `Launcher.launch`."""
-    async with AsyncExitStack() as stack:
-        with tracer.failing("launch", "have the launcher make the first process"):
-            launched = await stack.enter_async_context(launcher.launch(plan, files, {}))
-        yield launched
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from pysuper.errors import DriverError
 from pysuper.guard import guarded
 from pysuper.trust import distrust, trusted_path
 
-__all__ = ["Registration", "add_directory", "forget", "noun", "registrations"]
+__all__ = ["Registration", "add_directory", "by_name", "forget", "noun", "registrations"]
 
 #: What was added by `add_directory`.
 _added: list[Registration] = []
@@ -79,10 +79,19 @@ def registrations(group: str) -> tuple[Registration, ...]:
     return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.owner)))
 
 
+@functools.cache
+def by_name(group: str) -> Mapping[str, tuple[Registration, ...]]:
+    """The same, to look one up."""
+    found: dict[str, tuple[Registration, ...]] = {}
+    for plugin in registrations(group):
+        found[plugin.name] = (*found.get(plugin.name, ()), plugin)
+    return found
+
+
 def forget() -> None:
     """Look again at the next question, and without what was added."""
     _installed.cache_clear()
-    registrations.cache_clear()
+    _changed()
     while _added:
         sys.modules.pop(_added.pop().entry_point.module, None)
 
@@ -138,7 +147,12 @@ def add_directory(directory: str) -> None:
 
 def _add(registration: Registration) -> None:
     _added.append(registration)
+    _changed()
+
+
+def _changed() -> None:
     registrations.cache_clear()
+    by_name.cache_clear()
 
 
 def _register_file(path: Path) -> Registration:

@@ -135,7 +135,7 @@ def _disarm() -> None:
 
 
 def _may_use_alarm() -> bool:
-    if threading.current_thread() is not threading.main_thread():
+    if threading.get_ident() != threading.main_thread().ident:
         return False
     handler = getsignal(signal.SIGALRM)
     if handler == signal.SIG_DFL:

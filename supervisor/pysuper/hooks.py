@@ -134,7 +134,7 @@ class Subject:
         self._containers = containers
         self._containers[name] = None
         self._supervised = supervised
-        self._spec = ContainerSpec(name=name)
+        self._spec: ContainerSpec | None = None
         self._id = ""
         self._pid: int | None = None
         self._open = False
@@ -201,7 +201,8 @@ class Subject:
 
     async def _ask(self, kind: str) -> None:
         """Tell, and wait until everybody has heard it; cancelled, nobody needs to hear it any more."""
-        delivery = self._tell(kind)
+        if (delivery := self._tell(kind)) is None:
+            return
         try:
             for done in delivery.done.values():
                 await done.wait()
@@ -212,7 +213,10 @@ class Subject:
         if delivery.objections:
             raise delivery.objections[0]
 
-    def _tell(self, kind: str, **fields: Any) -> _Delivery:
+    def _tell(self, kind: str, **fields: Any) -> _Delivery | None:
+        """None if there is nobody who could listen."""
+        if not self._listeners:
+            return None
         event = LifecycleEvent(
             kind=kind,
             container=self._name,
@@ -220,7 +224,7 @@ class Subject:
             run=self.run,
             at=time.monotonic(),
             time=time.time(),
-            spec=self._spec,
+            spec=self._spec or ContainerSpec(name=self._name),
             pid=self._pid,
             record=self.record,
             **fields,

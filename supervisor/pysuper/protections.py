@@ -6,7 +6,8 @@ A protection is in force once the receipts of such a plan have been taken: then 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import attrs
 
@@ -17,23 +18,33 @@ from pysuper.plan import Plan
 __all__ = ["PROTECTIONS", "Protection", "protections"]
 
 
+_DEFAULT_MASK = mask(DEFAULT)
+
+
 class _Promises:
     """
     A plan, and what is asked of it for one protection after the other.
 
     Attributes:
         plan: It.
-        steps, checks: The kinds of those that it has.
-        status: `(field, value)` that it promises of proc_pid_status(5).
+        steps, checks: Those that it has, by their kind.
+        status: What it promises of proc_pid_status(5), by field.
         read_only: Mount points that it promises to be so.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.steps = {type(step) for step in plan.steps}
-        self.checks = {type(check) for check in plan.checks}
-        self.status = {(c.field, c.value) for c in plan.checks if isinstance(c, receipts.ProcessStatus)}
-        self.read_only = {c.target for c in plan.checks if isinstance(c, receipts.MountFlags) and "ro" in c.flags}
+        self.steps: Mapping[type, list[Any]] = _by_kind(plan.steps)
+        self.checks: Mapping[type, list[Any]] = _by_kind(plan.checks)
+        self.status = {check.field: check.value for check in self.checks.get(receipts.ProcessStatus, ())}
+        self.read_only = {check.target for check in self.checks.get(receipts.MountFlags, ()) if "ro" in check.flags}
+
+
+def _by_kind(things: Iterable[object]) -> dict[type, list[object]]:
+    found: dict[type, list[object]] = {}
+    for thing in things:
+        found.setdefault(type(thing), []).append(thing)
+    return found
 
 
 @attrs.frozen(kw_only=True)
@@ -61,7 +72,7 @@ def _step(kind: type[steps.Step]) -> Callable[[_Promises], bool]:
 
 
 def _status(field: str, value: str) -> Callable[[_Promises], bool]:
-    return lambda promises: (field, value) in promises.status
+    return lambda promises: promises.status.get(field) == value
 
 
 def _read_only(target: str) -> Callable[[_Promises], bool]:
@@ -69,14 +80,14 @@ def _read_only(target: str) -> Callable[[_Promises], bool]:
 
 
 def _few_capabilities(promises: _Promises) -> bool:
-    bounds = [int(value, 16) for field, value in promises.status if field == "CapBnd"]
-    return any(not bits & ~mask(DEFAULT) for bits in bounds)
+    bound = promises.status.get("CapBnd")
+    return bound is not None and not int(bound, 16) & ~_DEFAULT_MASK
 
 
 def _locked(promises: _Promises) -> bool:
     """Copied into another user namespace, or, without root, made by somebody who has only that."""
-    plan = promises.plan
-    return any(isinstance(step, steps.Unshare) and "mnt" in step.namespaces for step in plan.steps) or bool(plan.ids)
+    copied = any("mnt" in step.namespaces for step in promises.steps.get(steps.Unshare, ()))
+    return copied or bool(promises.plan.ids)
 
 
 def _several_ids(promises: _Promises) -> bool:
@@ -86,13 +97,12 @@ def _several_ids(promises: _Promises) -> bool:
 
 
 def _few_processes(promises: _Promises) -> bool:
-    checks = promises.plan.checks
-    limits = [c for c in checks if isinstance(c, receipts.FileHolds) and c.path.endswith("/pids.max")]
-    return any(limit.content != "max" for limit in limits)
+    files = promises.checks.get(receipts.FileHolds, ())
+    return any(file.path.endswith("/pids.max") and file.content != "max" for file in files)
 
 
 def _few_descriptors(promises: _Promises) -> bool:
-    limits = (c for c in promises.plan.checks if isinstance(c, receipts.ResourceLimit))
+    limits = promises.checks.get(receipts.ResourceLimit, ())
     return any(limit.resource == "nofile" and limit.hard != -1 for limit in limits)
 
 

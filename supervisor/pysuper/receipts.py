@@ -37,6 +37,10 @@ __all__ = [
 ]
 
 
+#: Bytes that are read at once: more than nearly all files of the kernel have.
+_PART = 16384
+
+
 @value
 class Receipt(Value):
     """One promise, and what the kernel says of it. `source` is the file that was read."""
@@ -92,11 +96,14 @@ class Inspected:
     def __init__(self, pid: int) -> None:
         self.pid = pid
 
+    def status(self, field: str) -> str | None:
+        """A field of proc_pid_status(5), with single spaces; None if there is none of that name."""
+        _, found, rest = self._status.partition(f"\n{field}:")
+        return " ".join(rest.partition("\n")[0].split()) if found else None
+
     @cached_property
-    def status(self) -> Mapping[str, str]:
-        """The fields of proc_pid_status(5), with single spaces."""
-        fields = (line.partition(":") for line in read_text(f"/proc/{self.pid}/status").split("\n"))
-        return {name: " ".join(value.split()) for name, _, value in fields}
+    def _status(self) -> str:
+        return "\n" + read_text(f"/proc/{self.pid}/status")
 
     @cached_property
     def mounts(self) -> Sequence[tuple[str, Collection[str]]]:
@@ -106,9 +113,17 @@ class Inspected:
 
 
 def read_text(path: str) -> str:
-    """The content of a file of the kernel's."""
-    with open(path, "rb", buffering=0) as file:
-        return file.readall().decode(errors="surrogateescape")
+    """The content of a file of the kernel's; raises OSError."""
+    # Dozens of times for a container, of which an object with a buffer and a decoder would take most.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = part = os.read(descriptor, _PART)
+        while part:
+            part = os.read(descriptor, _PART)
+            content += part
+    finally:
+        os.close(descriptor)
+    return content.decode(errors="surrogateescape")
 
 
 def _unescaped(field: str) -> str:
@@ -175,7 +190,8 @@ class ProcessStatus(Check):
         return self.value
 
     def actual(self, process: Inspected) -> str:
-        return process.status.get(self.field, "no such field")
+        found = process.status(self.field)
+        return "no such field" if found is None else found
 
 
 @value

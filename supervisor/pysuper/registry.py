@@ -19,8 +19,8 @@ from stevedore.driver import DriverManager
 from stevedore.extension import ExtensionManager
 
 from pysuper import discovery
-from pysuper.discovery import Registration, noun, registrations
-from pysuper.drivers import API_VERSION, GROUPS, Detection, Launcher
+from pysuper.discovery import Registration, by_name, noun, registrations
+from pysuper.drivers import API_VERSION, GROUPS, Detection, Launcher, NoOptions
 from pysuper.errors import DriverError, PysuperError
 from pysuper.guard import guarded
 from pysuper.shorthand import did_you_mean
@@ -47,6 +47,9 @@ __all__ = [
 _CGROUP_PREFERENCE = ("v2", "v1", "none")
 #: What is tried if no launcher is asked for, best first; `python` needs nothing that is not here.
 _LAUNCHER_PREFERENCE = ("native", "python")
+
+#: The options of all drivers that have none.
+_NONE = NoOptions()
 
 D = TypeVar("D")
 
@@ -75,14 +78,15 @@ def find(group: str, name: str, distribution: str | None = None) -> Registration
     Raises:
         DriverError: There is none, or there are several.
     """
-    everything = registrations(group)
-    matching = [plugin for plugin in everything if plugin.name == name]
+    names = by_name(group)
+    matching = names.get(name, ())
+    if len(matching) == 1 and distribution is None:
+        return matching[0]
     kind = group.removeprefix("pysuper.")
     if not matching:
-        remedy = did_you_mean(name, {plugin.name for plugin in everything})
-        raise DriverError(f"there is no {noun(kind)} {shown(name)}", remedy=remedy)
+        raise DriverError(f"there is no {noun(kind)} {shown(name)}", remedy=did_you_mean(name, names))
     if distribution is not None:
-        chosen = [plugin for plugin in matching if plugin.owner == distribution]
+        chosen = tuple(plugin for plugin in matching if plugin.owner == distribution)
         if not chosen:
             owners = did_you_mean(distribution, {plugin.owner for plugin in matching})
             raise DriverError(f"{distribution} has no {noun(kind)} {shown(name)}", remedy=owners)
@@ -162,6 +166,11 @@ def create(group: str, choice: DriverChoice, interface: type[D]) -> D:
     """
     plugin = find(group, choice.name, choice.distribution)
     cls: Any = _load(plugin)
+    driver: D
+    if plugin in _working and cls.Options is NoOptions and not choice.options and choice.argument is None:
+        with guarded(plugin.title, "__init__"):  # a dozen of them for a container
+            driver = cls(_NONE)
+        return driver
     given = dict(choice.options)
     if choice.argument is not None:
         if cls.argument is None:
@@ -184,7 +193,7 @@ def create(group: str, choice: DriverChoice, interface: type[D]) -> D:
     if not (detection := _detect(plugin)).works:
         raise DriverError(f"{plugin.title} cannot work here: {detection.reason}")
     with guarded(plugin.title, "__init__"):
-        driver: D = cls(options)
+        driver = cls(options)
     return driver
 
 

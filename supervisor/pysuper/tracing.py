@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import attrs
@@ -50,6 +50,10 @@ class Traced:
     failed: bool = False
 
 
+#: What nobody is told of.
+_UNTOLD = nullcontext()
+
+
 class Tracer:
     """
     Tells one function of the start that begins now.
@@ -90,9 +94,16 @@ class Tracer:
             at = time.monotonic() - self._began
             self._told(Traced(kind="command", description=plan.command.describe(), at=at, seconds=None))
 
-    @contextmanager
-    def failing(self, kind: Kind, description: str) -> Iterator[None]:
+    def failing(self, kind: Kind, description: str) -> AbstractContextManager[None]:
         """Something that is told only if it fails."""
+        return self._failing(kind, description) if self.wanted else _UNTOLD
+
+    def span(self, kind: Kind, description: str) -> AbstractContextManager[None]:
+        """Something that begins now, and ends with the block."""
+        return self._span(kind, description) if self.wanted else _UNTOLD
+
+    @contextmanager
+    def _failing(self, kind: Kind, description: str) -> Iterator[None]:
         try:
             yield
         except Exception:
@@ -100,10 +111,9 @@ class Tracer:
             raise
 
     @contextmanager
-    def span(self, kind: Kind, description: str) -> Iterator[None]:
-        """Something that begins now, and ends with the block."""
+    def _span(self, kind: Kind, description: str) -> Iterator[None]:
         began = time.monotonic()
-        with self.failing(kind, description):
+        with self._failing(kind, description):
             yield
         ended = time.monotonic()
         self.done(kind, description, ended, ended - began)

@@ -58,8 +58,9 @@ def wire(data: bytes) -> None:
 
 
 async def _wire(packets: list[bytes]) -> None:
-    near, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with trio.socket.from_stdlib_socket(near) as ours, theirs:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setblocking(False)
         theirs.setblocking(False)
         with suppress(BlockingIOError):  # no more fit
             for packet in packets:

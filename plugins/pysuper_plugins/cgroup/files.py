@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterable, Iterator
 
 from pysuper.errors import DriverError, describe_errno
+from pysuper.receipts import read_text
 
 __all__ = ["kill", "processes", "read", "read_keyed", "read_number", "read_pressure", "refused", "tree", "write"]
 
@@ -40,9 +41,7 @@ def refused(driver: str, what: str, error: OSError, remedy: str | None) -> Drive
 
 def read(path: str) -> str:
     """The content of a file of the kernel's, without the newline at its end; raises OSError."""
-    # A buffer and a decoder for a few bytes would take twice as long as all else, two dozen times a container.
-    with open(path, "rb", buffering=0) as file:
-        return file.readall().decode(errors="surrogateescape").strip()
+    return read_text(path).strip()
 
 
 def read_number(path: str) -> int | None:

@@ -45,15 +45,20 @@ def hierarchies() -> tuple[Hierarchy, ...]:
     Of one that is mounted several times it is the first mount that shows the own cgroup, if one
     does.
     """
+    return _reachable(files.read("/proc/self/mountinfo"), files.read("/proc/self/cgroup"))
+
+
+@functools.lru_cache(1)
+def _reachable(mountinfo: str, cgroups: str) -> tuple[Hierarchy, ...]:
+    """They are the same as long as both files are: what is mounted over one is in there, too."""
     found: dict[frozenset[str], Hierarchy] = {}
-    for hierarchy in parse(files.read("/proc/self/mountinfo"), files.read("/proc/self/cgroup")):
+    for hierarchy in parse(mountinfo, cgroups):
         known = found.get(hierarchy.controllers)
         if _visible(hierarchy) and (known is None or known.own is None):
             found[hierarchy.controllers] = hierarchy
     return tuple(found.values())
 
 
-@functools.lru_cache(1)
 def parse(mountinfo: str, cgroups: str) -> tuple[Hierarchy, ...]:
     """The mounts of hierarchies, from proc_pid_mountinfo(5) and /proc/PID/cgroup, cgroups(7)."""
     own = dict(_own(line) for line in cgroups.split("\n") if line)

@@ -79,8 +79,9 @@ def choose(
     """
     chosen: list[Setting] = []
     left_out: list[str] = []
+    all_wanted = spec.limits.wanted
     for name, controller in controllers.items():
-        wanted = [limit for limit in controller.limits if limit in spec.limits.wanted]
+        wanted = [limit for limit in controller.limits if limit in all_wanted]
         try:
             if name in directories:
                 # What comes before a limit that cannot be had is kept.

@@ -118,9 +118,8 @@ def _unique(directories: Mapping[str, str]) -> tuple[str, ...]:
 
 def _decide(context: Context) -> _Layout:
     """Everything that there will be, from the context and what is mounted."""
-    wanted = {
-        name for name, controller in _CONTROLLERS.items() if set(controller.limits) & set(context.spec.limits.wanted)
-    }
+    limits = set(context.spec.limits.wanted)
+    wanted = {name for name, controller in _CONTROLLERS.items() if not limits.isdisjoint(controller.limits)}
     usable = [h for h in hierarchies() if h.version == 1 and _writable(h)]
     found = {
         name: f"{hierarchy.own}/pysuper.{context.id}"
