@@ -61,6 +61,7 @@ class Container:
         self._executions = Executions(plan, process, launcher, watchers, self._freezer.awake)
         self._stopped = trio.Event()
         self._reason: str | None = None
+        self._protections: tuple[str, ...] = ()
         self._outcome: ExitRecord | PysuperError | None = None
 
     @property
@@ -244,6 +245,7 @@ class Container:
 
     async def _run(self) -> None:
         """While the command runs."""
+        self._protections = protections(self.plan)  # now, as nobody waits for it
         try:
             if self.spec.timeout is None:
                 await self._process.ends()
@@ -298,7 +300,7 @@ class Container:
             pids_max_hits=counted.pids_max_hits,
             oom_kills=counted.oom_kills,
             receipts=self.receipts,
-            protections=protections(self.plan),
+            protections=self._protections,
         )
 
 
@@ -329,7 +331,7 @@ async def live(
     running = False
     try:
         try:
-            async with _host_side(context, drivers, launcher, tracer) as cgroup, AsyncExitStack() as stack:
+            async with _host_side(context, drivers, launcher, tracer) as (cgroup, scope), AsyncExitStack() as stack:
                 with tracer.failing("launch", "have the launcher make the first process"):
                     launched = await stack.enter_async_context(launcher.launch(plan, files, {}))
                 process = Process(launched, plan, f"the first process of {context.spec.name}", tracer)
@@ -343,8 +345,8 @@ async def live(
                     task_status.started(container)
                     await container._run()
                 finally:
-                    with trio.CancelScope(shield=True):
-                        container._outcome = await container._end()
+                    scope.shield = True
+                    container._outcome = await container._end()
         except PysuperError as error:
             if container is None or not running:
                 raise
@@ -359,8 +361,15 @@ async def live(
 
 
 @asynccontextmanager
-async def _host_side(context: Context, drivers: Drivers, launcher: Launcher, tracer: Tracer) -> AsyncIterator[Cgroup]:
-    """Enter every driver, in order; leave them in reverse, whatever happens, shielded from cancellation."""
+async def _host_side(
+    context: Context, drivers: Drivers, launcher: Launcher, tracer: Tracer
+) -> AsyncIterator[tuple[Cgroup, trio.CancelScope]]:
+    """
+    Enter every driver, in order; leave them in reverse, whatever happens, shielded from cancellation.
+
+    Returns:
+        The cgroup, and the scope around all of it, by which its end can be shielded, too.
+    """
     cgroup: Cgroup | None = None
     # Around everything, since scopes are left in reverse, and a driver may have some open.
     with trio.CancelScope() as scope:
@@ -382,6 +391,6 @@ async def _host_side(context: Context, drivers: Drivers, launcher: Launcher, tra
                     if driver is drivers.cgroup:
                         cgroup = GuardedCgroup(made, title)
                 assert cgroup is not None
-                yield cgroup
+                yield cgroup, scope
             finally:
                 scope.shield = True

@@ -24,7 +24,7 @@ import trio
 from pysuper.drivers import Cgroup, Statistics
 from pysuper.errors import DriverError, PysuperError, alone
 
-__all__ = ["BLOCKED", "GuardedCgroup", "called", "entered", "guarded"]
+__all__ = ["BLOCKED", "GuardedCgroup", "called", "entered", "guarded", "together"]
 
 #: Seconds.
 BLOCKED = 10.0
@@ -85,6 +85,31 @@ class guarded:  # noqa: N801 - a context manager, and no generator, since there 
                 f"{self._title} failed in {self._doing}: {type(first).__name__}: {first}",
                 remedy="report it to its authors, or do without it",
             ) from error
+
+
+class together:  # noqa: N801 - as above
+    """
+    Guarded calls one after the other, which may take `BLOCKED` seconds in all, so that the timer is set once.
+
+    Raises:
+        DriverError: They took longer, and none of them was under way when that was noticed.
+    """
+
+    __slots__ = ("_armed",)
+
+    def __enter__(self) -> None:
+        self._armed = _arm()
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _at: types.TracebackType | None
+    ) -> None:
+        try:
+            if self._armed:
+                _disarm()
+        except _Interrupt as late:
+            error = late
+        if isinstance(error, _Interrupt):
+            raise DriverError(f"the drivers of a container took {BLOCKED:g} s to decide what they do") from None
 
 
 async def called(title: str, doing: str, awaitable: Awaitable[T]) -> T:

@@ -6,7 +6,7 @@ A protection is in force once the receipts of such a plan have been taken: then 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -34,14 +34,14 @@ class _Promises:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.steps: Mapping[type, list[Any]] = _by_kind(plan.steps)
-        self.checks: Mapping[type, list[Any]] = _by_kind(plan.checks)
+        self.steps = _by_kind(plan.steps)
+        self.checks = _by_kind(plan.checks)
         self.status = {check.field: check.value for check in self.checks.get(receipts.ProcessStatus, ())}
         self.read_only = {check.target for check in self.checks.get(receipts.MountFlags, ()) if "ro" in check.flags}
 
 
-def _by_kind(things: Iterable[object]) -> dict[type, list[object]]:
-    found: dict[type, list[object]] = {}
+def _by_kind(things: Iterable[Any]) -> dict[type, list[Any]]:
+    found: dict[type, list[Any]] = {}
     for thing in things:
         found.setdefault(type(thing), []).append(thing)
     return found

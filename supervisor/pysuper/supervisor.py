@@ -26,6 +26,7 @@ from pysuper import registry
 from pysuper.container import Container, live
 from pysuper.drivers import Launcher
 from pysuper.errors import PysuperError, alone
+from pysuper.guard import together
 from pysuper.hooks import Hooks, Subject, Told
 from pysuper.ids import IdRanges
 from pysuper.network import shared_network
@@ -186,12 +187,13 @@ class Supervisor:
         task_status: trio.TaskStatus[Container],
     ) -> None:
         """From its drivers to its end."""
-        with tracer.span("planning", "choose the drivers"):
-            drivers = choose_drivers(context.spec)
-        with tracer.span("planning", "make the plan"):
-            plan = build_plan(context, drivers)
-            if tracer.wanted:
-                plan = attrs.evolve(plan, trace=True)
+        with together():
+            with tracer.span("planning", "choose the drivers"):
+                drivers = choose_drivers(context.spec)
+            with tracer.span("planning", "make the plan"):
+                plan = build_plan(context, drivers)
+                if tracer.wanted:
+                    plan = attrs.evolve(plan, trace=True)
         await live(context, drivers, plan, self._launcher, files, self._watchers, subject, tracer, task_status)
 
     async def _sandbox(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]:

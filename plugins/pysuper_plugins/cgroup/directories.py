@@ -50,8 +50,9 @@ async def made(
     finally:
         # However the container ended, its processes end now: a cancelled clean-up would leave them
         # running.
-        with trio.CancelScope(shield=True):
-            await remove(driver, done, kill)
+        if left := _left(done):
+            with trio.CancelScope(shield=True):
+                await remove(driver, left, kill)
 
 
 def _make(driver: str, directory: str) -> None:
@@ -76,15 +77,20 @@ async def remove(driver: str, directories: Iterable[str], kill: Callable[[], Non
         StuckError: After 2 s there still is one that cannot be removed.
     """
     deadline, pause = trio.current_time() + _BOUND, 0.001
-    left = [directory for directory in directories if not _removed(directory)]
+    left = _left(directories)
     while left:
         kill()
-        left = [directory for directory in left if not _removed(directory)]
+        left = _left(left)
         if left and trio.current_time() >= deadline:
             raise _stuck(driver, left)
         if left:
             await trio.sleep(pause)
             pause = min(2 * pause, 0.1)
+
+
+def _left(directories: Iterable[str]) -> list[str]:
+    """Try to remove cgroups; those that are not gone."""
+    return [directory for directory in directories if not _removed(directory)]
 
 
 def _removed(directory: str) -> bool:

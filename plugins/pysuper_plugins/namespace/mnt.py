@@ -7,15 +7,16 @@ changes the host.
 
 from __future__ import annotations
 
+import functools
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pysuper.drivers import NamespaceDriver, Phase, PlanBuilder
 from pysuper.errors import DriverError
 from pysuper.receipts import MountFlags
 from pysuper.spec import BindMount, TmpfsMount
-from pysuper.steps import Bind, MaskPath, Mknod, Mount, PrivateMounts, ReadOnlyPath, Symlink
+from pysuper.steps import Bind, MaskPath, Mknod, Mount, PrivateMounts, ReadOnlyPath, Step, Symlink
 from pysuper_plugins.devices import nodes
 
 _MASKED = (
@@ -35,15 +36,29 @@ _MASKED = (
 _QUIET_READ_ONLY = ("ro", "nosuid", "nodev", "noexec")
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
-#: Name, major and minor number, Documentation/admin-guide/devices.txt.
-_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
-_LINKS = {
-    "/proc/self/fd": "/dev/fd",
-    "/proc/self/fd/0": "/dev/stdin",
-    "/proc/self/fd/1": "/dev/stdout",
-    "/proc/self/fd/2": "/dev/stderr",
-    "pts/ptmx": "/dev/ptmx",
+#: Path, major and minor number, Documentation/admin-guide/devices.txt.
+_DEVICES = (
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+)
+#: By whether the container is privileged; one that is not must not make devices, but may show those of the host.
+_NODES: Mapping[bool, tuple[Step, ...]] = {
+    True: tuple(Mknod(target=path, major=major, minor=minor) for path, major, minor in _DEVICES),
+    False: tuple(Bind(source=path, target=path, flags=("nosuid", "noexec")) for path, _, _ in _DEVICES),
 }
+_SYMLINKS = (
+    Symlink(text="/proc/self/fd", target="/dev/fd"),
+    Symlink(text="/proc/self/fd/0", target="/dev/stdin"),
+    Symlink(text="/proc/self/fd/1", target="/dev/stdout"),
+    Symlink(text="/proc/self/fd/2", target="/dev/stderr"),
+    Symlink(text="pts/ptmx", target="/dev/ptmx"),
+)
+#: What is not taken from the devices that a container is given.
+_PRIVATE = frozenset({*(path for path, _, _ in _DEVICES), *(link.target for link in _SYMLINKS)})
 #: The group that owns terminals in every distribution.
 _TTY_GROUP = 5
 
@@ -77,22 +92,17 @@ class MountNamespace(NamespaceDriver):
     @staticmethod
     def _add_masks(plan: PlanBuilder) -> None:
         unmask = plan.context.spec.unmask
-        read_only, masked = ([path for path in paths if not _in(path, unmask)] for paths in (_READ_ONLY, _MASKED))
-        plan.add(Phase.MASKS, *(ReadOnlyPath(target=path) for path in read_only))
-        plan.add(Phase.MASKS, *(MaskPath(target=path) for path in masked))
-        plan.check(*(MountFlags(target=path, flags=("ro",)) for path in ("/proc/sys", "/sys") if not _in(path, unmask)))
+        hidden, checks = _masks(tuple(unmask))
+        plan.add(Phase.MASKS, *hidden)
+        plan.check(*checks)
         if unmask:
             plan.warn(f"neither hidden nor read-only: {', '.join(unmask)}")
 
     def _add_devices(self, plan: PlanBuilder) -> None:
         plan.add(Phase.MOUNTS, Mount(fstype="tmpfs", target="/dev", flags=("nosuid",), options=_owned(plan, "0755")))
-        for name, major, minor in _DEVICES:
-            if plan.context.privileged:
-                plan.add(Phase.MOUNTS, Mknod(target=f"/dev/{name}", major=major, minor=minor))
-            else:  # which must not make devices, but may show those of the host
-                plan.add(Phase.MOUNTS, Bind(source=f"/dev/{name}", target=f"/dev/{name}", flags=("nosuid", "noexec")))
+        plan.add(Phase.MOUNTS, *_NODES[plan.context.privileged])
         self._add_given_devices(plan)
-        plan.add(Phase.MOUNTS, *(Symlink(text=text, target=target) for text, target in _LINKS.items()))
+        plan.add(Phase.MOUNTS, *_SYMLINKS)
         terminals: dict[str, str | None] = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
         if (group := plan.host_gid(_TTY_GROUP)) is not None:
             terminals["gid"] = str(group)
@@ -107,9 +117,8 @@ class MountNamespace(NamespaceDriver):
     @staticmethod
     def _add_given_devices(plan: PlanBuilder) -> None:
         spec = plan.context.spec
-        private = {*(f"/dev/{name}" for name, _, _ in _DEVICES), *_LINKS.values()}
         for node in nodes(spec):
-            if node.target in private:
+            if node.target in _PRIVATE:
                 continue
             if plan.context.privileged:
                 made = Mknod(target=node.target, major=node.major, minor=node.minor, block=node.block)
@@ -137,6 +146,16 @@ class MountNamespace(NamespaceDriver):
         flags = ("ro", "nosuid", "nodev") if mount.read_only else ("nosuid", "nodev")
         plan.add(Phase.MOUNTS, Bind(source=mount.source, target=target, flags=flags, idmap=plan.idmap))
         plan.check(MountFlags(target=target, flags=flags))
+
+
+@functools.lru_cache(16)
+def _masks(unmask: tuple[str, ...]) -> tuple[tuple[Step, ...], tuple[MountFlags, ...]]:
+    """What hides, and makes read-only, all that is not to be left as it is; and what is promised of that."""
+    read_only, masked, promised = (
+        [path for path in paths if not _in(path, unmask)] for paths in (_READ_ONLY, _MASKED, ("/proc/sys", "/sys"))
+    )
+    hidden = (*(ReadOnlyPath(target=path) for path in read_only), *(MaskPath(target=path) for path in masked))
+    return hidden, tuple(MountFlags(target=path, flags=("ro",)) for path in promised)
 
 
 def _in(path: str, unmask: Sequence[str]) -> bool:

@@ -224,6 +224,8 @@ def spawn(program: str, arguments: list[str], environment: Mapping[str, str], co
 
 async def reap(pidfd: int) -> syscalls.Exit:
     """Wait for a child process to end, and reap it."""
+    if (ended := syscalls.reap(pidfd)) is not None:
+        return ended
     await trio.lowlevel.wait_readable(pidfd)
     while (ended := syscalls.reap(pidfd)) is None:
         await trio.sleep(0.001)  # a traced process is its tracer's to reap first, ptrace(2)
