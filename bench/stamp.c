@@ -2,7 +2,7 @@
  * A command that says when it runs, in nanoseconds of CLOCK_MONOTONIC, as lines of its standard output.
  *
  *     stamp          "first NS": at its first instruction, before any C library could have started up
- *     stamp last     and "last NS": just before it exits
+ *     stamp last     and "last NS": just before it exits, some milliseconds later, when who started it is at rest
  *     stamp sleep    "first NS", then waits for the end of its standard input
  *
  * Containers share the clock with the host, except in a time namespace with offsets, of which there are none here.
@@ -61,6 +61,9 @@ __attribute__((used, noreturn)) static void start(char **stack)
 		while (call(__NR_read, 0, (long)&byte, 1) > 0)
 			;
 	if (option == 'l') {
+		time[0] = 0;
+		time[1] = 5000000;
+		call(__NR_nanosleep, (long)time, 0, 0);
 		now(time);
 		say("last", time);
 	}
