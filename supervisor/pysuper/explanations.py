@@ -379,6 +379,11 @@ _CHECKS: Mapping[type[receipts.Check], Explanation] = {
         here="a limit bounds only who is in it.",
         see="cgroups(7)",
     ),
+    receipts.InCgroup: Explanation(
+        kernel="says in /proc/PID/cgroup where a process is in each hierarchy.",
+        here="a limit bounds only who is in its cgroup.",
+        see="cgroups(7), /proc files",
+    ),
     receipts.ResourceLimit: Explanation(
         kernel="tells the limits of another process, soft and hard.",
         here="the value may have been changed by a later step.",

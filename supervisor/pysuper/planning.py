@@ -34,6 +34,8 @@ __all__ = [
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CAP_SYS_ADMIN = 21
+#: Who makes a namespace if nobody else is to.
+_STANDARD = {name: DriverChoice(name) for name in NAMESPACES}
 #: Where the socket for sd_notify(3) is in a container.
 _NOTIFY = "/dev/notify"
 
@@ -98,7 +100,7 @@ def choose_drivers(spec: ContainerSpec) -> Drivers:
 
 
 def _namespace_driver(spec: ContainerSpec, namespace: str) -> NamespaceDriver:
-    choice = spec.namespaces.get(namespace, DriverChoice(namespace))
+    choice = spec.namespaces.get(namespace, _STANDARD[namespace])
     driver = registry.create("pysuper.namespace", choice, NamespaceDriver)  # type: ignore[type-abstract]
     if (made := driver.namespace or choice.name) != namespace:
         raise DriverError(f"{registry.title(driver)} makes a {made} namespace, not a {namespace} namespace")

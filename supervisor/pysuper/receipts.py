@@ -23,6 +23,7 @@ __all__ = [
     "Check",
     "FileHolds",
     "FileLists",
+    "InCgroup",
     "Inspected",
     "MountFlags",
     "OldRootGone",
@@ -104,6 +105,12 @@ class Inspected:
     @cached_property
     def _status(self) -> str:
         return "\n" + read_text(f"/proc/{self.pid}/status")
+
+    @cached_property
+    def cgroups(self) -> Mapping[str, str]:
+        """The cgroup in each hierarchy, by its controllers, as /proc/PID/cgroup has them, cgroups(7)."""
+        lines = (line.split(":", 2) for line in read_text(f"/proc/{self.pid}/cgroup").split("\n") if line)
+        return {controllers: path for _, controllers, path in lines}
 
     @cached_property
     def mounts(self) -> Sequence[tuple[str, Collection[str]]]:
@@ -232,6 +239,33 @@ class FileLists(Check):
 
     def actual(self, process: Inspected) -> str:
         return "listed" if str(process.pid) in read_text(self.path).split() else "not listed"
+
+
+@value
+class InCgroup(Check):
+    """
+    The process is in this cgroup, as /proc/PID/cgroup has it, cgroups(7).
+
+    Attributes:
+        hierarchy: Its controllers, as they are there, such as `cpu,cpuacct`; empty is the v2 tree.
+        path: Of the cgroup, from the supervisor's root of the hierarchy on.
+    """
+
+    hierarchy: str
+    path: str
+    of_process = True
+
+    def describe(self) -> str:
+        return f"the process is in the cgroup {self.path} of {self.hierarchy or 'v2'}"
+
+    def source(self, pid: int) -> str:
+        return f"/proc/{pid}/cgroup"
+
+    def expected(self) -> str:
+        return self.path
+
+    def actual(self, process: Inspected) -> str:
+        return process.cgroups.get(self.hierarchy, "no such hierarchy")
 
 
 @value

@@ -96,14 +96,18 @@ def test_a_hierarchy_is_found_below_the_root_of_its_mount() -> None:
     assert parse(DOCKER, DOCKER_OWN) == (
         Hierarchy(
             controllers=frozenset({"cpu", "cpuacct"}),
+            name="cpu,cpuacct",
             top="/sys/fs/cgroup/cpu,cpuacct",
             own="/sys/fs/cgroup/cpu,cpuacct",
+            path="/docker/abc",
             device=os.makedev(0, 28),
         ),
         Hierarchy(
             controllers=frozenset({"pids"}),
+            name="pids",
             top="/sys/fs/cgroup/pids",
             own="/sys/fs/cgroup/pids/inner",
+            path="/docker/abc/inner",
             device=os.makedev(0, 29),
         ),
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import attrs
 
+from pysuper.receipts import InCgroup
 from pysuper_plugins.cgroup import files
 
 __all__ = ["Hierarchy", "hierarchies", "parse"]
@@ -22,16 +23,24 @@ class Hierarchy:
     Attributes:
         controllers: Those of a v1 hierarchy, several if they are mounted together (`cpu,cpuacct`);
             empty for v2, where they differ from cgroup to cgroup.
+        name: The same in the order of /proc/PID/cgroup.
         top: The mount point.
         own: The directory of the supervisor's own cgroup, or None if that is outside of what is
             mounted.
+        path: The same cgroup as /proc/PID/cgroup has it, or None if it is not there.
         device: `st_dev` of the mount point, unless something else was mounted over it.
     """
 
     controllers: frozenset[str]
+    name: str
     top: str
     own: str | None
+    path: str | None
     device: int
+
+    def below(self, name: str) -> tuple[str, InCgroup]:
+        """The directory of a cgroup below the own one, and the promise that a process is in it."""
+        return f"{self.own}/{name}", InCgroup(hierarchy=self.name, path=f"{(self.path or '').rstrip('/')}/{name}")
 
     @property
     def version(self) -> int:
@@ -76,22 +85,24 @@ def parse(mountinfo: str, cgroups: str) -> tuple[Hierarchy, ...]:
             controllers = _controllers(frozenset(options.split(",")), own)
         if not controllers and fstype != "cgroup2":
             continue
-        top, path = _unescape(fields[4]), own.get(controllers)
+        top, (name, path) = _unescape(fields[4]), own.get(controllers, ("", None))
         found.append(
             Hierarchy(
                 controllers=controllers,
+                name=name,
                 top=top,
                 own=None if path is None else _below(top, _unescape(fields[3]), path),
+                path=path,
                 device=os.makedev(*map(int, fields[2].split(":"))),
             )
         )
     return tuple(found)
 
 
-def _own(line: str) -> tuple[frozenset[str], str]:
-    """`(controllers, path)` of a line of /proc/PID/cgroup; the v2 tree has no controllers."""
+def _own(line: str) -> tuple[frozenset[str], tuple[str, str | None]]:
+    """`(controllers, (the same as text, path))` of a line of /proc/PID/cgroup; the v2 tree has no controllers."""
     _, controllers, path = line.split(":", 2)
-    return frozenset(filter(None, controllers.split(","))), path
+    return frozenset(filter(None, controllers.split(","))), (controllers, path)
 
 
 def _controllers(options: frozenset[str], own: Iterable[frozenset[str]]) -> frozenset[str]:

@@ -26,7 +26,7 @@ from pysuper.drivers import (
     Trace,
 )
 from pysuper.errors import DriverError
-from pysuper.receipts import FileLists
+from pysuper.receipts import InCgroup
 from pysuper.steps import JoinCgroup
 from pysuper_plugins.cgroup import directories, files, settings
 from pysuper_plugins.cgroup.blkio import BLKIO_V1
@@ -71,7 +71,7 @@ class V1Cgroup(CgroupDriver):
         layout = self._layout(plan.context)
         for directory in layout.unique:
             plan.add(Phase.CGROUP, JoinCgroup(path=f"{directory}/tasks"))
-            plan.check(FileLists(path=f"{directory}/tasks"))
+            plan.check(layout.memberships[directory])
         settings.promise(plan, layout.choice)
 
     def traces(self, context: Context) -> tuple[Trace, ...]:
@@ -101,10 +101,12 @@ class _Layout:
     """
     Attributes:
         directories: Of the container, by controller; several controllers may share one.
+        memberships: For each of them, the promise that a process is in it.
         choice: What is written there.
     """
 
     directories: Mapping[str, str]
+    memberships: Mapping[str, InCgroup]
     choice: Choice
 
     @property
@@ -120,13 +122,13 @@ def _decide(context: Context) -> _Layout:
     """Everything that there will be, from the context and what is mounted."""
     limits = set(context.spec.limits.wanted)
     wanted = {name for name, controller in _CONTROLLERS.items() if not limits.isdisjoint(controller.limits)}
-    usable = [h for h in hierarchies() if h.version == 1 and _writable(h)]
-    found = {
-        name: f"{hierarchy.own}/pysuper.{context.id}"
-        for hierarchy in usable
-        if hierarchy.controllers & (wanted | _ALWAYS)
-        for name in sorted(hierarchy.controllers)
-    }
+    found: dict[str, str] = {}
+    memberships: dict[str, InCgroup] = {}
+    for hierarchy in hierarchies():
+        if hierarchy.version == 1 and hierarchy.controllers & (wanted | _ALWAYS) and _writable(hierarchy):
+            directory, membership = hierarchy.below(f"pysuper.{context.id}")
+            memberships[directory] = membership
+            found |= dict.fromkeys(sorted(hierarchy.controllers), directory)
     if not context.privileged:
         # devices.deny is for CAP_SYS_ADMIN only, and nobody else could make a device node anyway.
         found.pop("devices", None)
@@ -136,7 +138,7 @@ def _decide(context: Context) -> _Layout:
             remedy="use --cgroup v2 or --cgroup none",
         )
     controllers = {**_CONTROLLERS, "devices": devices_v1(context.spec)}
-    return _Layout(found, settings.choose(context.spec, controllers, found, _missing))
+    return _Layout(found, memberships, settings.choose(context.spec, controllers, found, _missing))
 
 
 def _writable(hierarchy: Hierarchy) -> bool:

@@ -50,6 +50,7 @@ _ACTUAL: dict[type[Check], Callable[[Any], str]] = {
     receipts.ProcessStatus: lambda check: f'"$(status_of {quote(check.field)})"',
     receipts.FileHolds: _file,
     receipts.FileLists: lambda check: f'"$(grep -qx "$pid" {quote(check.path)} && echo listed)"',
+    receipts.InCgroup: lambda check: f'"$(cgroup_in {quote(check.hierarchy)})"',
     receipts.ResourceLimit: lambda check: f'"$(limit_of {quote(check.resource)})"',
     receipts.MountFlags: _flags,
     receipts.OldRootGone: lambda check: '"$(roots) root"',

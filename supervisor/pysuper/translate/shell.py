@@ -95,6 +95,11 @@ status_of() {
     sed -n "s/^$1:[[:space:]]*//p" "/proc/$pid/status"
 }
 
+# Where it is in the hierarchy with the controllers $1, cgroups(7).
+cgroup_in() {
+    awk -F: -v wanted="$1" '$2 == wanted { sub("^[^:]*:[^:]*:", ""); print }' "/proc/$pid/cgroup"
+}
+
 # How many mounts are at /.
 roots() {
     awk '$5 == "/" { count++ } END { print count }' "/proc/$pid/mountinfo"
