@@ -314,7 +314,7 @@ async def live(
     subject: Told,
     tracer: Tracer,
     task_status: trio.TaskStatus[Container] = trio.TASK_STATUS_IGNORED,
-) -> None:
+) -> bool:
     """
     The whole life of one container, as a task; cancelled, it stops the container first.
 
@@ -323,6 +323,9 @@ async def live(
         watchers: A nursery that outlives this task.
         subject: Told from the last barrier on, but not of a start that fails.
         tracer: Told of all that is done until the command runs.
+
+    Returns:
+        Whether it was cleaned up, so that nothing of it is left.
 
     Raises:
         PysuperError: The container did not start. What fails later is for `Container.wait` to raise.
@@ -358,6 +361,7 @@ async def live(
             container._stopped.set()
             container._executions.close()
             container._process.close()
+    return isinstance(container._outcome, ExitRecord)
 
 
 @asynccontextmanager

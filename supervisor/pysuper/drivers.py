@@ -20,8 +20,9 @@ in the supervisor, entered before the launch and left after the last process of 
     host:   enter drivers ---- launch ------- at_barrier ---------- receipts taken --- running --- leave drivers
     child:                     clone, join cgroup, steps ... wait ... steps ... wait, exec
 
-A driver is made once a container, with its options structured from the container's TOML table. It is entered in the
-order rootfs, cgroup, network, namespaces, and left in reverse, also when the start failed or was cancelled half way.
+A driver is made once a container, with its options structured from the container's TOML table; in a pool once for
+several that follow each other, if all of their drivers are `reusable`. It is entered in the order rootfs, cgroup,
+network, namespaces, and left in reverse, also when the start failed or was cancelled half way.
 
 A *hook* is told what happens to containers, and makes nothing of them. It is made once a supervisor, for all of them:
 
@@ -143,9 +144,13 @@ class Driver(Plugin):
 
     Attributes:
         patience: Seconds that `host` may take to be entered, and again to be left; what takes longer fails.
+        reusable: Whether it may serve one container of a pool after the other: what it has contributed for the first
+            is right for the next one, which has the same context, and `host` can be entered again once it was left.
+            Not inherited.
     """
 
     patience: ClassVar[float] = 60.0
+    reusable: ClassVar[bool] = False
 
     @abstractmethod
     def contribute(self, plan: PlanBuilder) -> None:

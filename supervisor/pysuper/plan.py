@@ -138,6 +138,7 @@ class Plan:
         checks: The receipts to take before it is.
         warnings: What the user should know, a line each: what was left out, and what is no boundary.
         trace: Whether the process tells of each step that it has done it, and how long that took.
+        memory: Where a launcher may keep what it makes of a plan that is carried out several times; None of others.
         steps: Those of all phases, in order.
         namespaces: Those that are not the supervisor's, the container's own and those that it joins.
     """
@@ -152,6 +153,7 @@ class Plan:
     checks: tuple[receipts.Check, ...]
     warnings: tuple[str, ...]
     trace: bool = False
+    memory: dict[Any, bytes] | None = attrs.field(default=None, eq=False, repr=False)
     steps: tuple[Step, ...] = attrs.field(init=False, eq=False, repr=False)
     namespaces: tuple[str, ...] = attrs.field(init=False, eq=False, repr=False)
 

@@ -23,6 +23,7 @@ import trio
 from pysuper.container import Container
 from pysuper.errors import PysuperError
 from pysuper.hooks import Subject, Told
+from pysuper.places import Places
 from pysuper.process import command_files
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec
@@ -34,6 +35,8 @@ _AGAIN, _LATEST = 0.1, 10.0
 
 #: The whole life of one container, as a task: its descriptors, who is told, and who is told that it runs.
 Live = Callable[[Told, trio.TaskStatus[Container]], Awaitable[None]]
+#: Starts one, given its descriptors 0 to 2, others, and who is told of it.
+Start = Callable[[tuple[int | None, int | None, int | None], Mapping[int, int], Subject | None], Awaitable[Container]]
 
 
 class Pool:
@@ -51,15 +54,17 @@ class Pool:
         size: int,
         tasks: trio.Nursery,
         live: Live,
-        start: Callable[..., Awaitable[Container]],
+        start: Start,
         subject: Callable[[], Subject],
+        places: Places,
     ) -> None:
         """
         Args:
             tasks: Of the supervisor, where its containers live.
             live: See `Live`.
-            start: `Supervisor.start`.
+            start: Starts one that was not prepared.
             subject: Makes one for a container that nobody else supervises.
+            places: Of all of them.
         """
         self.spec = spec
         self.size = size
@@ -67,6 +72,7 @@ class Pool:
         self._live = live
         self._start = start
         self._subject = subject
+        self._places = places
         self._spares: deque[_Spare] = deque()
         self._missing = trio.Event()
         self._scope = trio.CancelScope()
@@ -102,9 +108,7 @@ class Pool:
                         return await spare.take(files if not self.spec.terminal else descriptors, told)
             finally:  # not before, since it would be in the way
                 self._missing.set()
-        return await self._start(
-            self.spec, stdin=stdin, stdout=stdout, stderr=stderr, descriptors=descriptors, subject=subject
-        )
+        return await self._start((stdin, stdout, stderr), descriptors, subject)
 
     async def _fill(self) -> None:
         """Prepare what is missing, one after the other; raises what `Supervisor.start` does."""
@@ -157,6 +161,7 @@ class Pool:
             spare.scope.cancel()
         for spare in spares:
             await spare.end()
+        self._places.close()
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from pysuper.guard import together
 from pysuper.hooks import Hooks, Subject, Told
 from pysuper.ids import IdRanges
 from pysuper.network import shared_network
+from pysuper.places import Place, Places
 from pysuper.plan import Context
 from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
 from pysuper.pool import Pool, opened
@@ -95,11 +96,25 @@ class Supervisor:
             LaunchError: A step of the set-up failed; CommandNotFound and CommandNotExecutable among them.
             LimitError: Something that was promised is not in force.
         """
-        tracer = Tracer(trace)
         validate(spec)
-        with command_files(spec, stdin, stdout, stderr, descriptors) as files:
+        given = stdin, stdout, stderr
+        return await self._start(spec, None, given, descriptors, subject, Tracer(trace))
+
+    async def _start(
+        self,
+        spec: ContainerSpec,
+        places: Places | None,
+        given: tuple[int | None, int | None, int | None],
+        descriptors: Mapping[int, int],
+        subject: Subject | None,
+        tracer: Tracer,
+    ) -> Container:
+        """The same, in one of these places, of a spec that is right."""
+        with command_files(spec, *given, descriptors) as files:
             told = subject or self._hooks.subject(spec.name, supervised=False)
-            container: Container = await self._nursery.start(self._live, spec, files, told, tracer, name=spec.name)
+            container: Container = await self._nursery.start(
+                self._live, spec, places, files, told, tracer, name=spec.name
+            )
             return container
 
     def pool(self, spec: ContainerSpec, *, size: int) -> AbstractAsyncContextManager[Pool]:
@@ -112,6 +127,9 @@ class Supervisor:
         The block is entered when there are so many, and ends those that were not used; what was started goes on. A
         spare is as confined as any container, and uses as much memory as one that sleeps.
 
+        Where all drivers are `reusable`, containers that follow each other have the same plan, user ids and names of
+        cgroups: what the plan depends on outside of the spec, such as a seccomp profile in a file, is read once.
+
         Args:
             spec: Of all of them.
             size: How many wait; each that is used is replaced, one at a time, beside everything else.
@@ -120,13 +138,19 @@ class Supervisor:
             PysuperError: One cannot be prepared, see `start`.
         """
         validate(spec)
+        places = Places(self._give_up)
 
         async def live(told: Told, task_status: trio.TaskStatus[Container]) -> None:
             with command_files(spec, None, None, None, {}) as files:
-                await self._live(spec, files, told, Tracer(), task_status)
+                await self._live(spec, places, files, told, Tracer(), task_status)
+
+        async def start(
+            given: tuple[int | None, int | None, int | None], descriptors: Mapping[int, int], subject: Subject | None
+        ) -> Container:
+            return await self._start(spec, places, given, descriptors, subject, Tracer())
 
         subject = partial(self._hooks.subject, spec.name, supervised=False)
-        return opened(Pool(spec, size, self._nursery, live, self.start, subject))
+        return opened(Pool(spec, size, self._nursery, live, start, subject, places))
 
     def shared_network(self) -> AbstractAsyncContextManager[str]:
         """
@@ -141,60 +165,91 @@ class Supervisor:
     async def _live(
         self,
         spec: ContainerSpec,
+        places: Places | None,
         files: Mapping[int, int],
         subject: Told,
         tracer: Tracer,
         task_status: trio.TaskStatus[Container],
     ) -> None:
-        """The task of one container."""
+        """The task of one container, in one of these places if any is free."""
+        place = None if places is None else places.take()
         run_id = new_id(spec)
+        if place is None:
+            place = self._new_place(run_id, spec)
+        left = False
+        try:
+            await subject.begin(run_id, spec)
+            try:
+                left = await self._live_in(place, places is not None, files, subject, tracer, task_status)
+            except SubIdsRefused as reason:
+                self._slices.refuse(reason)
+                place.context, place.plan = attrs.evolve(place.context, subids=reason), None
+                left = await self._live_in(place, places is not None, files, subject, tracer, task_status)
+        except PysuperError as error:
+            subject.exited(ExitRecord.start_failed(spec, error))
+            raise
+        finally:
+            if places is not None and left and place.reusable:
+                places.give_back(place)
+            else:
+                self._give_up(place)
+            # If it has not been told already; so this is a start that was cancelled.
+            subject.exited(ExitRecord(name=spec.name, argv=spec.command, reason="stopped"))
+
+    def _new_place(self, run_id: str, spec: ContainerSpec) -> Place:
+        """Raises PysuperError: there are no ids left."""
         base = self._ranges.allocate()
         subids: SubIds | NoSubIds | None = None
         try:
             if not self._privileged:
                 subids = self._slices.allocate(spec.name)
-            await subject.begin(run_id, spec)
-            context = Context(
-                id=run_id,
-                spec=spec,
-                privileged=self._privileged,
-                uid_base=base,
-                subids=subids,
-                sandbox=self._sandbox,
-            )
-            try:
-                await self._live_with(context, files, subject, tracer, task_status)
-            except SubIdsRefused as reason:
-                self._slices.refuse(reason)
-                context = attrs.evolve(context, subids=reason)
-                await self._live_with(context, files, subject, tracer, task_status)
-        except PysuperError as error:
-            subject.exited(ExitRecord.start_failed(spec, error))
-            raise
-        finally:
+        except BaseException:
             self._ranges.release(base)
-            if subids is not None:
-                self._slices.release(subids)
-            # If it has not been told already; so this is a start that was cancelled.
-            subject.exited(ExitRecord(name=spec.name, argv=spec.command, reason="stopped"))
+            raise
+        context = Context(
+            id=run_id,
+            spec=spec,
+            privileged=self._privileged,
+            uid_base=base,
+            subids=subids,
+            sandbox=self._sandbox,
+        )
+        return Place(context, subids)
 
-    async def _live_with(
+    def _give_up(self, place: Place) -> None:
+        """Let others have its ids."""
+        self._ranges.release(place.context.uid_base)
+        if place.subids is not None:
+            self._slices.release(place.subids)
+
+    async def _live_in(
         self,
-        context: Context,
+        place: Place,
+        again: bool,
         files: Mapping[int, int],
         subject: Told,
         tracer: Tracer,
         task_status: trio.TaskStatus[Container],
-    ) -> None:
-        """From its drivers to its end."""
-        with together():
-            with tracer.span("planning", "choose the drivers"):
-                drivers = choose_drivers(context.spec)
-            with tracer.span("planning", "make the plan"):
-                plan = build_plan(context, drivers)
-                if tracer.wanted:
-                    plan = attrs.evolve(plan, trace=True)
-        await live(context, drivers, plan, self._launcher, files, self._watchers, subject, tracer, task_status)
+    ) -> bool:
+        """
+        From its drivers to its end.
+
+        Args:
+            again: Whether there will be others in that place.
+
+        Returns:
+            See `live`.
+        """
+        if place.drivers is None or place.plan is None:
+            with together():
+                with tracer.span("planning", "choose the drivers"):
+                    place.drivers = choose_drivers(place.context.spec)
+                with tracer.span("planning", "make the plan"):
+                    place.plan = build_plan(place.context, place.drivers)
+                    if tracer.wanted or again:
+                        place.plan = attrs.evolve(place.plan, trace=tracer.wanted, memory={} if again else None)
+        task = self._launcher, files, self._watchers, subject, tracer, task_status
+        return await live(place.context, place.drivers, place.plan, *task)
 
     async def _sandbox(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]:
         """See `plan.Sandbox`."""

@@ -14,6 +14,8 @@ __all__ = ["NoCgroup"]
 class NoCgroup(CgroupDriver):
     """No cgroup: the container stays in the supervisor's, and nothing of `limits` can be had."""
 
+    reusable = True
+
     def contribute(self, plan: PlanBuilder) -> None:
         spec = plan.context.spec
         if not spec.limits.wanted:

@@ -55,6 +55,8 @@ _ALWAYS = frozenset({"pids", "memory", "cpu", "cpuacct", "freezer", "devices"})
 class V1Cgroup(CgroupDriver):
     """Limits by cgroup v1, in whatever hierarchies are mounted."""
 
+    reusable = True
+
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._layouts: dict[str, _Layout] = {}

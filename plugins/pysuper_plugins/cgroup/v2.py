@@ -61,6 +61,8 @@ _OWN = "start it in a cgroup of its own: systemd-run [--user] --scope -p Delegat
 class V2Cgroup(CgroupDriver):
     """Limits by cgroup v2."""
 
+    reusable = True
+
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._layouts: dict[str, _Layout] = {}

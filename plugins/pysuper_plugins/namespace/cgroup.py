@@ -8,5 +8,7 @@ from pysuper.drivers import NamespaceDriver, PlanBuilder
 class CgroupNamespace(NamespaceDriver):
     """The path of the container's cgroup, and all above it, cannot be seen from inside."""
 
+    reusable = True
+
     def contribute(self, plan: PlanBuilder) -> None:
         plan.namespace("cgroup")

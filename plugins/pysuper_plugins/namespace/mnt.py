@@ -66,6 +66,8 @@ _TTY_GROUP = 5
 class MountNamespace(NamespaceDriver):
     """An own view of the file system; every mount of the container is made in it, so that none is seen outside."""
 
+    reusable = True
+
     def contribute(self, plan: PlanBuilder) -> None:
         plan.namespace("mnt")
         plan.add(Phase.SESSION, PrivateMounts())

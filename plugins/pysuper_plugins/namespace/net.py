@@ -9,6 +9,8 @@ from pysuper.steps import LoopbackUp
 class NetNamespace(NamespaceDriver):
     """Own interfaces, ports, routes and abstract unix sockets; loopback is up."""
 
+    reusable = True
+
     def contribute(self, plan: PlanBuilder) -> None:
         plan.namespace("net")
         plan.add(Phase.NAMESPACES, LoopbackUp())

@@ -8,5 +8,7 @@ from pysuper.drivers import NamespaceDriver, PlanBuilder
 class PidNamespace(NamespaceDriver):
     """Own process numbers; no process outside can be seen or signalled."""
 
+    reusable = True
+
     def contribute(self, plan: PlanBuilder) -> None:
         plan.namespace("pid")

@@ -10,6 +10,8 @@ from pysuper.drivers import Detection, NamespaceDriver, PlanBuilder
 class TimeNamespace(NamespaceDriver):
     """Own CLOCK_BOOTTIME and CLOCK_MONOTONIC, which run as the host's do."""
 
+    reusable = True
+
     @classmethod
     def detect(cls) -> Detection:
         if os.path.exists("/proc/self/ns/time"):

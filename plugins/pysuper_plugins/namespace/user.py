@@ -40,6 +40,7 @@ class UserNamespace(NamespaceDriver):
 
     Options = UserOptions
     argument = "ids"
+    reusable = True
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)

@@ -9,6 +9,8 @@ from pysuper.steps import SetHostname
 class UtsNamespace(NamespaceDriver):
     """An own host name: `hostname`, or the container's name."""
 
+    reusable = True
+
     def contribute(self, plan: PlanBuilder) -> None:
         spec = plan.context.spec
         plan.namespace("uts")

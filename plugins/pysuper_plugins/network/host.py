@@ -14,6 +14,7 @@ class HostNetwork(NetworkDriver):
     """The host's interfaces and ports, its abstract unix sockets too, and its name resolution."""
 
     namespace = "host"
+    reusable = True
 
     def contribute(self, plan: PlanBuilder) -> None:
         if not os.path.exists(_RESOLVER):

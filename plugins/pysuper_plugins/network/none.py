@@ -8,5 +8,7 @@ from pysuper.drivers import NetworkDriver, PlanBuilder
 class NoNetwork(NetworkDriver):
     """Loopback only."""
 
+    reusable = True
+
     def contribute(self, plan: PlanBuilder) -> None:
         """Nothing to add: a new network namespace is connected to nothing."""

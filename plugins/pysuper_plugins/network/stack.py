@@ -36,6 +36,7 @@ class StackNetwork(NetworkDriver):
 
     Options = StackOptions
     namespace = "joined"
+    reusable = True
 
     def contribute(self, plan: PlanBuilder) -> None:
         if not plan.context.privileged:

@@ -17,6 +17,7 @@ _WAYS_OUT = ("SYS_ADMIN", "SYS_CHROOT")
 class ChrootRootfs(DirectoryRootfs):
     """`chroot:PATH`: the classic, for learning; no boundary."""
 
+    reusable = True
     enter = "chroot"
 
     def contribute(self, plan: PlanBuilder) -> None:

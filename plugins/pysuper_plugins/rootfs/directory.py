@@ -26,6 +26,7 @@ class DirectoryRootfs(RootfsDriver):
 
     Options = DirectoryOptions
     argument = "path"
+    reusable = True
 
     def contribute(self, plan: PlanBuilder) -> None:
         path = checked_directory(self.options.path)

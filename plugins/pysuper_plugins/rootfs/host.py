@@ -21,6 +21,8 @@ _SYSTEM = ("/dev", "/proc", "/sys")
 class HostRootfs(RootfsDriver):
     """A copy-on-write view of this machine's /; writes vanish."""
 
+    reusable = True
+
     @classmethod
     def detect(cls) -> Detection:
         with open("/proc/filesystems") as file:
