@@ -245,7 +245,7 @@ class Container:
 
     async def _run(self) -> None:
         """While the command runs."""
-        self._protections = protections(self.plan)  # now, as nobody waits for it
+        self._protections = self.plan.once("protections", lambda: protections(self.plan))  # now, as nobody waits for it
         try:
             if self.spec.timeout is None:
                 await self._process.ends()
@@ -360,6 +360,11 @@ async def live(
                 subject.exited(container._judged())
             container._stopped.set()
             container._executions.close()
+            if container._process.opened:
+                # A command may be over before its starter has been told that it runs. Who was told is the next to run,
+                # and this task comes after that: then the terminal, with all that was written to it, is in its hands.
+                for _ in range(2):
+                    await trio.lowlevel.cancel_shielded_checkpoint()
             container._process.close()
     return isinstance(container._outcome, ExitRecord)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -21,6 +21,8 @@ from pysuper.steps import Step
 from pysuper.subids import NoSubIds, SubIds
 
 __all__ = ["Command", "Context", "IdMap", "Line", "Moment", "NamespaceHolder", "Phase", "Plan", "PlanBuilder"]
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -138,7 +140,7 @@ class Plan:
         checks: The receipts to take before it is.
         warnings: What the user should know, a line each: what was left out, and what is no boundary.
         trace: Whether the process tells of each step that it has done it, and how long that took.
-        memory: Where a launcher may keep what it makes of a plan that is carried out several times; None of others.
+        memory: What was made of a plan that is carried out several times, so that it is made once; None of others.
         steps: Those of all phases, in order.
         namespaces: Those that are not the supervisor's, the container's own and those that it joins.
     """
@@ -153,7 +155,7 @@ class Plan:
     checks: tuple[receipts.Check, ...]
     warnings: tuple[str, ...]
     trace: bool = False
-    memory: dict[Any, bytes] | None = attrs.field(default=None, eq=False, repr=False)
+    memory: dict[Any, Any] | None = attrs.field(default=None, eq=False, repr=False)
     steps: tuple[Step, ...] = attrs.field(init=False, eq=False, repr=False)
     namespaces: tuple[str, ...] = attrs.field(init=False, eq=False, repr=False)
 
@@ -170,6 +172,15 @@ class Plan:
     def name(self) -> str:
         """Of the container."""
         return self.id.rpartition(".")[0]
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` returns: what it has returned for that key before, if the plan is carried out several times."""
+        if self.memory is None:
+            return make()
+        if key not in self.memory:
+            self.memory[key] = make()
+        found: T = self.memory[key]
+        return found
 
     def to_json(self) -> str:
         """The plan as the launcher reads it."""

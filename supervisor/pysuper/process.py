@@ -29,7 +29,7 @@ from pysuper.errors import (
 )
 from pysuper.launcher import wire
 from pysuper.launcher.client import launch_error, reap, receive, send
-from pysuper.plan import Plan
+from pysuper.plan import Phase, Plan
 from pysuper.spec import ContainerSpec
 from pysuper.steps import Fork
 from pysuper.tracing import SILENT, Tracer
@@ -260,7 +260,8 @@ class Process:
                 remedy="the kernel has to let go of it",
             )
         usage = await reap(self._pidfd)
-        if not self._has_forked() and any(isinstance(step, Fork) for step in self._plan.steps):
+        identity = self._plan.phases.get(Phase.IDENTITY, ())
+        if not self._has_forked() and any(isinstance(step, Fork) for step in identity):
             await _reap_group(self.pid)
         while await self._hear():
             pass

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 import signal
+import tarfile
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 import trio
 
 import pysuper
 from machine import PATIENCE, Snapshot, cgroup_driver
-from pysuper.drivers import Hook, LifecycleEvent
+from pysuper.drivers import Context, Hook, LifecycleEvent, NetworkDriver, PlanBuilder
+from pysuper.errors import DriverError
 from pysuper.pool import Pool
 from pysuper.testing.faults import cancelled_at
 from registered import register as register  # noqa: PLC0414 - a fixture
@@ -175,6 +179,136 @@ async def test_a_terminal_is_there_before_it_is_taken(supervisor, spec) -> None:
         container = await pool.start()
         assert container.terminal is not None
         assert (await container.wait()).exit_code == 3
+
+
+@pytest.mark.parametrize("size", [0, 1])
+async def test_a_command_that_is_over_at_once_has_left_its_output_in_the_terminal(supervisor, spec, size: int) -> None:
+    async def block() -> None:
+        while True:  # so that all that a container says until its end is heard at once
+            time.sleep(0.02)  # noqa: ASYNC251
+            await trio.lowlevel.checkpoint()
+
+    wanted = spec("echo over", terminal=True)
+    async with supervisor.pool(wanted, size=size) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(block)
+        for start in (pool.start, partial(supervisor.start, wanted)) * 5:
+            container = await start()
+            assert container.terminal is not None
+            assert os.read(container.terminal, 100) == b"over\r\n"
+            await container.wait()
+        nursery.cancel_scope.cancel()
+
+
+# --- places ---
+
+
+async def test_the_next_container_comes_into_the_place_of_one_that_has_ended(register, spec) -> None:
+    told: list[LifecycleEvent] = []
+    hooks = [register("recorder", recorder(told))]
+    async with pysuper.open_supervisor(hooks=hooks) as supervisor, supervisor.pool(spec("true"), size=0) as pool:
+        containers = []
+        for _ in range(3):
+            containers.append(await pool.start())
+            assert (await containers[-1].wait()).success
+    assert len({id(container.plan) for container in containers}) == 1
+    assert all(receipt.holds for container in containers for receipt in container.receipts)
+    runs = [event.id for event in told if event.kind == "exited"]
+    assert len(set(runs)) == 3  # each has a name of its own for hooks
+
+
+async def test_nothing_is_left_there_of_the_last_one(supervisor, spec) -> None:
+    leave = "touch /tmp/trace /dev/shm/trace /usr/trace; ipcmk -M 9 -S 1 >/dev/null; sleep 1000 >/dev/null 2>&1 &"
+    script = f"ls -A /tmp /dev/shm; ls /usr; ipcs; ls -d /proc/[0-9]*; {leave}"
+    async with supervisor.pool(spec(script), size=0) as pool:
+        outputs = [await said(pool) for _ in range(3)]
+    assert len(set(outputs)) == 1
+    assert "trace" not in outputs[0]
+
+
+async def test_two_at_once_have_different_places(supervisor, spec) -> None:
+    async with supervisor.pool(spec("exec sleep 1000"), size=1) as pool:
+        containers = [await pool.start() for _ in range(3)]
+        places = {(container.plan.id, repr(container.plan.holder)) for container in containers}
+        assert len(places) == 3
+        await containers[1].stop()
+        place = containers[1].plan
+        await full(pool)
+        later = [await pool.start() for _ in range(2)]
+        assert sum(container.plan is place for container in later) == 1
+        running = [containers[0], containers[2], *later]
+        assert len({container.plan.id for container in running}) == 4
+
+
+class Fresh(NetworkDriver):
+    """As `none`, and does not say that it is reusable."""
+
+    def contribute(self, plan: PlanBuilder) -> None:
+        pass
+
+
+class Again(Fresh):
+    reusable = True
+
+
+class Inherits(Again):
+    """Says nothing itself."""
+
+
+class Unclean(Fresh):
+    reusable = True
+
+    @asynccontextmanager
+    async def host(self, context: Context) -> AsyncIterator[None]:
+        yield
+        raise DriverError("something is left")
+
+
+@pytest.mark.parametrize(("driver", "reused"), [(Fresh, False), (Again, True), (Inherits, False), (Unclean, False)])
+async def test_a_place_is_kept_if_all_drivers_say_so_and_it_is_clean(
+    supervisor, spec, register, driver: type[NetworkDriver], reused: bool
+) -> None:
+    wanted = spec("true", network=register("special", driver))
+    async with supervisor.pool(wanted, size=0) as pool:
+        plans = []
+        for _ in range(2):
+            container = await pool.start()
+            with suppress(DriverError):
+                await container.wait()
+            plans.append(container.plan)
+    assert (plans[0] is plans[1]) == reused
+
+
+async def test_an_archive_is_looked_at_each_time(supervisor, spec, tmp_path, busybox) -> None:
+    archives = []
+    for name in ("old", "new"):
+        (busybox / "which").write_text(name)
+        archives.append(tmp_path / f"{name}.tar")
+        with tarfile.open(archives[-1], "w") as archive:
+            archive.add(busybox, ".")
+    wanted = spec("cat /which", rootfs=pysuper.DriverChoice("tar", argument=str(archives[0])))
+    async with supervisor.pool(wanted, size=0) as pool:
+        assert await said(pool) == "old"
+        archives[1].rename(archives[0])
+        assert await said(pool) == "new"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="ordinary users have no ranges of ids")
+async def test_ids_are_given_back_when_the_pool_is_closed_and_its_containers_have_ended(supervisor, spec) -> None:
+    await (await supervisor.start(spec("true"))).wait()
+    before = sorted(supervisor._ranges._free)
+    async with supervisor.pool(spec("exec sleep 1000"), size=1) as pool:
+        await (await pool.start()).stop()
+        await full(pool)
+        goes_on = await pool.start()
+    assert len(supervisor._ranges._free) == len(before) - 1
+    await goes_on.stop()
+    await goes_on.wait()
+    with trio.fail_after(PATIENCE):
+        while sorted(supervisor._ranges._free) != before:
+            await trio.sleep(0.01)
+
+
+# --- who is told ---
 
 
 def recorder(told: list[LifecycleEvent]) -> type[Hook]:

@@ -81,17 +81,8 @@ class NativeLauncher(ProcessLauncher):
         return b"".join(parts)
 
     def _encode_plan(self, plan: Plan, files: Sequence[int], namespaces: Sequence[str]) -> tuple[bytes, bytes | None]:
-        content = self._encoded(plan, files, namespaces)
+        content = plan.once(("encoded", *files, *namespaces), lambda: encode(plan, files, namespaces))
         return (b"L" + content, None) if len(content) < wire.MAX_PACKET else (b"M", content)
-
-    @staticmethod
-    def _encoded(plan: Plan, files: Sequence[int], namespaces: Sequence[str]) -> bytes:
-        if plan.memory is None:
-            return encode(plan, files, namespaces)
-        key = (*files, *namespaces)
-        if key not in plan.memory:
-            plan.memory[key] = encode(plan, files, namespaces)
-        return plan.memory[key]
 
 
 # --- a plan in bytes ---
