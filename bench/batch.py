@@ -7,7 +7,7 @@ import itertools
 import attrs
 
 from bench.measure import Failed, rotated, run
-from bench.oneshot import API
+from bench.oneshot import API, POOL
 from bench.ours import Ours
 from bench.peers import System
 from bench.rig import Rig
@@ -61,17 +61,19 @@ def batch(
     turns = itertools.product(range(rounds), (1, 4, 16))
     with Ours(rig.root) as ours:
         for turn, (_, jobs) in enumerate(turns):
-            for name in rotated([*peers, *API.values()], turn):
+            for name in rotated([*peers, *API.values(), POOL], turn):
                 title = f"{name}, {jobs} at once"
                 if title in left_out:
                     continue
-                fitting = max(min(jobs, count), min(count, int(patience / medians[name])))
+                alone = medians[API[True] if name == POOL else name]
+                fitting = max(min(jobs, count), min(count, int(patience / alone)))
                 figures = found.setdefault((name, jobs), Batch(name, jobs, fitting))
                 try:
                     if name in peers:
                         _one(rig, peers[name], figures)
                     else:
-                        figures.add(**ours.ask("batch", count=figures.count, jobs=jobs, init=name == API[True]))
+                        options = {"init": name != API[False], "pool": name == POOL}
+                        figures.add(**ours.ask("batch", count=figures.count, jobs=jobs, **options))
                 except Failed as error:
                     left_out[title] = str(error)
                     del found[name, jobs]

@@ -11,10 +11,12 @@ from bench.ours import Ours
 from bench.peers import System
 from bench.rig import Rig
 
-__all__ = ["API", "WARM", "Samples", "oneshot"]
+__all__ = ["API", "POOL", "WARM", "Samples", "oneshot"]
 
 #: What a spare of a pool is called in tables; it has an init.
 WARM = "pysuper, warm spare"
+#: What containers that a pool starts are called, from spares or not; they have an init.
+POOL = "pysuper, pool"
 #: How the Python API is called in tables, by whether there is an init.
 API = {True: "pysuper, Python API", False: "pysuper, Python API, no init"}
 

@@ -28,6 +28,9 @@ from pysuper.pool import Pool
 
 __all__ = ["Ours"]
 
+#: In the pool of a batch.
+_SPARES = 4
+
 
 class Ours:
     """The benchmark's side: a context, in which `ask` sends a request to the process."""
@@ -81,9 +84,9 @@ class _Serving:
         rootfs = pysuper.DriverChoice("dir", argument=self._root)
         return pysuper.ContainerSpec(name="bench", command=command, rootfs=rootfs, init=init)
 
-    async def batch(self, count: int, jobs: int, init: bool) -> dict[str, float]:
+    async def batch(self, count: int, jobs: int, init: bool, pool: bool) -> dict[str, float]:
         """
-        Containers, so many at once, of a command that ends at once.
+        Containers, so many at once, of a command that ends at once; from a pool, which is made for that, and closed.
 
         Returns:
             Seconds from the first start until the last has been cleaned up, and of CPU, the launcher's start included.
@@ -92,7 +95,11 @@ class _Serving:
         async with pysuper.open_supervisor() as supervisor:
             spec = self._spec(("/bin/true",), init)
             began = time.monotonic()
-            await _at_once(jobs, count, lambda: _to_the_end(supervisor, spec))
+            async with AsyncExitStack() as stack:
+                start: Callable[[], Awaitable[pysuper.Container]] = partial(supervisor.start, spec)
+                if pool:
+                    start = (await stack.enter_async_context(supervisor.pool(spec, size=_SPARES))).start
+                await _at_once(jobs, count, partial(_to_the_end, start))
             wall = time.monotonic() - began
         return {"wall": wall, "cpu": _cpu() - before}
 
@@ -149,7 +156,7 @@ class _Serving:
 
     async def ready(self) -> None:
         """Have a supervisor that has started one container."""
-        await _to_the_end(await self._open(), self._spec(("/bin/true",)))
+        await _to_the_end(partial((await self._open()).start, self._spec(("/bin/true",))))
 
     async def up(self, size: int, jobs: int, init: bool) -> float:
         """Have so many containers sleep; seconds until all do."""
@@ -177,7 +184,7 @@ class _Serving:
         took = []
         for _ in range(count):
             began = time.monotonic()
-            await _to_the_end(supervisor, spec)
+            await _to_the_end(partial(supervisor.start, spec))
             took.append(time.monotonic() - began)
         return took
 
@@ -209,8 +216,8 @@ async def _at_once(jobs: int, count: int, do: Callable[[], Awaitable[None]]) -> 
             nursery.start_soon(work)
 
 
-async def _to_the_end(supervisor: pysuper.Supervisor, spec: pysuper.ContainerSpec) -> None:
-    await _end_of(await supervisor.start(spec))
+async def _to_the_end(start: Callable[[], Awaitable[pysuper.Container]]) -> None:
+    await _end_of(await start())
 
 
 async def _end_of(container: pysuper.Container) -> None:

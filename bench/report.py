@@ -113,7 +113,8 @@ def _batch(batches: Sequence[Figures]) -> Iterator[str]:
     yield (
         "Containers a second that run /bin/true, by how many run at once, median of the batches; ratios are to "
         f"{_FLOOR} at the same concurrency. CPU is that of all processes of a container and its share in who "
-        "started it, in milliseconds, but not what the kernel does in threads of its own.\n"
+        "started it, in milliseconds, but not what the kernel does in threads of its own. The pool is made for each "
+        "batch, and closed, in its time.\n"
     )
     header = [""]
     for jobs in concurrencies:

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from bench.measure import median
-from bench.oneshot import API, WARM
+from bench.oneshot import API, POOL, WARM
 
 __all__ = ["targets"]
 
@@ -50,15 +50,16 @@ def _oneshot(samples: Figures) -> Iterator[tuple[str, str, str]]:
 
 def _batch(rates: Mapping[tuple[str, int], float]) -> Iterator[tuple[str, str, str]]:
     for (name, jobs), rate in rates.items():
-        if name != _OURS:
+        if name not in (_OURS, POOL):
             continue
+        batch = f"batch{' from a pool' if name == POOL else ''}, {jobs} at once"
         if (_FLOOR, jobs) in rates:
-            title = f"batch, {jobs} at once, to the C floor's containers a second"
+            title = f"{batch}, to the C floor's containers a second"
             yield _judged(title, rate / rates[_FLOOR, jobs], least=0.6)
         peers = {other: r for (other, j), r in rates.items() if j == jobs and not other.startswith(_OWN)}
         if peers:
             fastest = max(peers, key=lambda other: peers[other])
-            title = f"batch, {jobs} at once, to the fastest peer's ({fastest})"
+            title = f"{batch}, to the fastest peer's ({fastest})"
             yield _judged(title, rate / peers[fastest], least=1)
 
 

@@ -475,6 +475,21 @@ with_host(
     """,
     "failed in host: FileExistsError",
 )
+broken(
+    NamespaceDriverTests,
+    "test_one_that_is_reusable_serves_again",
+    """
+    reusable = True
+
+    @asynccontextmanager
+    async def host(self, context):
+        if hasattr(self, "used"):
+            raise ValueError("used before")
+        self.used = True
+        yield
+    """,
+    "the second container failed: .*ValueError: used before",
+)
 
 # --- cgroups ---
 

@@ -136,7 +136,7 @@ def test_a_tiny_run_writes_figures_tables_and_plots(tmp_path: Path) -> None:
         (known,), (notice,) = (figures["oneshot"][name][figure] for figure in ("exit", "notice"))
         assert 0 < known < notice
     assert {(row["system"], row["jobs"]) for row in figures["batch"]} == {
-        (name, jobs) for name in names | ours for jobs in (1, 4, 16)
+        (name, jobs) for name in {*names, *ours, "pysuper, pool"} for jobs in (1, 4, 16)
     }
     assert {(row["system"], row["size"]) for row in figures["many"]} == {
         (name, size) for name in (names | ours) - {"plain process"} for size in (2,)

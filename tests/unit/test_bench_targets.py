@@ -46,6 +46,7 @@ def test_one_command_is_compared_with_runc_podman_a_plain_process_and_the_floor(
 def test_batches_are_compared_with_the_floor_and_the_fastest_peer_at_the_same_concurrency() -> None:
     rates = {("C floor, full", 1): 100, ("C floor, basic", 1): 900, (_API, 1): 50, ("bwrap", 1): 20, ("runc", 1): 40}
     rates |= {("C floor, full", 4): 100, (_API, 4): 60, ("bwrap", 4): 80, ("plain process", 4): 900}
+    rates |= {("pysuper, pool", 4): 90}
     batch = [{"system": name, "jobs": jobs, "rates": [rate]} for (name, jobs), rate in rates.items()]
 
     assert list(targets(figures(batch=batch))) == [
@@ -53,6 +54,8 @@ def test_batches_are_compared_with_the_floor_and_the_fastest_peer_at_the_same_co
         ("batch, 1 at once, to the fastest peer's (runc)", "at least 1", "1.25"),
         ("batch, 4 at once, to the C floor's containers a second", "at least 0.6", "0.60"),
         ("batch, 4 at once, to the fastest peer's (bwrap)", "at least 1", "**0.75**"),
+        ("batch from a pool, 4 at once, to the C floor's containers a second", "at least 0.6", "0.90"),
+        ("batch from a pool, 4 at once, to the fastest peer's (bwrap)", "at least 1", "1.12"),
     ]
 
 

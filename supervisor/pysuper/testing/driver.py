@@ -24,6 +24,7 @@ __all__ = ["DriverTests"]
 
 #: That is no failure of pysuper's, nor of a shell's.
 _STATUS = 7
+_DO_NOT_REUSE = "keep nothing of a container in the driver, or do not say `reusable`"
 
 
 class DriverTests(PlanTests, LifeTests):
@@ -110,3 +111,24 @@ class DriverTests(PlanTests, LifeTests):
             await second.stop()
             record = await second.wait()
         require(record.reason == "stopped", f"when one had ended, the other did by {record.reason}", do=do)
+
+    @rule(
+        "A driver that says it is reusable serves one container after the other.",
+        because="a pool does not ask it again for the next container, which has the same plan; only `host` is entered.",
+    )
+    async def test_one_that_is_reusable_serves_again(self) -> None:
+        self.require_working()
+        if not vars(self.load()).get("reusable", False):
+            raise NotHere(f"{self.title} does not say that it is reusable: each container has one of its own")
+        plans = []
+        async with self.stage() as stage, stage.supervisor.pool(self.spec(f"exit {_STATUS}"), size=0) as pool:
+            for number in ("first", "second", "third"):
+                try:
+                    container = await pool.start(stdout=None, stderr=None)
+                    record = await container.wait()
+                except PysuperError as error:
+                    raise Broken(f"the {number} container failed: {error}", do=_DO_NOT_REUSE) from error
+                found = f"the {number} container exits with {record.exit_code}, its command with {_STATUS}"
+                require(record.exit_code == _STATUS, found, do=_DO_NOT_REUSE)
+                plans.append(container.plan)
+        require(plans[0] is plans[2], "it is not used again", do="let the other drivers of `spec` be reusable ones")
