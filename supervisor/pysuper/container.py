@@ -16,7 +16,7 @@ from functools import partial
 import trio
 
 from pysuper import registry
-from pysuper.drivers import Cgroup, Context, Launcher, Statistics
+from pysuper.drivers import Cgroup, Context, Launcher, Statistics, Trace
 from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
@@ -309,6 +309,7 @@ async def live(
     drivers: Drivers,
     plan: Plan,
     launcher: Launcher,
+    remembered: set[Trace] | None,
     files: Mapping[int, int],
     watchers: trio.Nursery,
     subject: Told,
@@ -319,6 +320,8 @@ async def live(
     The whole life of one container, as a task; cancelled, it stops the container first.
 
     Args:
+        remembered: What the launcher is to remove if the supervisor dies, and has been told before; more is added to
+            it, and is not forgotten. None has it forget everything as soon as it is gone.
         files: Descriptors for its command, by number.
         watchers: A nursery that outlives this task.
         subject: Told from the last barrier on, but not of a start that fails.
@@ -334,7 +337,8 @@ async def live(
     running = False
     try:
         try:
-            async with _host_side(context, drivers, launcher, tracer) as (cgroup, scope), AsyncExitStack() as stack:
+            host_side = _host_side(context, drivers, launcher, remembered, tracer)
+            async with host_side as (cgroup, scope), AsyncExitStack() as stack:
                 with tracer.failing("launch", "have the launcher make the first process"):
                     launched = await stack.enter_async_context(launcher.launch(plan, files, {}))
                 process = Process(launched, plan, f"the first process of {context.spec.name}", tracer)
@@ -371,7 +375,7 @@ async def live(
 
 @asynccontextmanager
 async def _host_side(
-    context: Context, drivers: Drivers, launcher: Launcher, tracer: Tracer
+    context: Context, drivers: Drivers, launcher: Launcher, remembered: set[Trace] | None, tracer: Tracer
 ) -> AsyncIterator[tuple[Cgroup, trio.CancelScope]]:
     """
     Enter every driver, in order; leave them in reverse, whatever happens, shielded from cancellation.
@@ -390,8 +394,11 @@ async def _host_side(
                     title = registry.title(driver)
                     with guarded(title, "traces"):
                         traces = driver.traces(context)
-                    if traces:
+                    if traces and remembered is None:
                         stack.push_async_callback(launcher.forget, *traces)
+                        await launcher.remember(*traces)
+                    elif remembered is not None and not remembered.issuperset(traces):
+                        remembered.update(traces)
                         await launcher.remember(*traces)
                     with tracer.span("driver", f"enter {title}"):
                         made = await stack.enter_async_context(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import attrs
 
-from pysuper.drivers import Driver
+from pysuper.drivers import Driver, Trace
 from pysuper.plan import Context, Plan
 from pysuper.planning import Drivers
 from pysuper.subids import NoSubIds, SubIds
@@ -27,12 +27,14 @@ class Place:
         context: What drivers know of whoever is there.
         subids: What has been allocated of them.
         drivers, plan: As decided for the first container there; None before that.
+        traces: What the launcher removes, if it is there when the supervisor dies; as long as the place is kept.
     """
 
     context: Context
     subids: SubIds | NoSubIds | None
     drivers: Drivers | None = None
     plan: Plan | None = None
+    traces: set[Trace] = attrs.field(factory=set)
 
     @property
     def reusable(self) -> bool:

@@ -217,7 +217,9 @@ class Supervisor:
         return Place(context, subids)
 
     def _give_up(self, place: Place) -> None:
-        """Let others have its ids."""
+        """Let others have its ids, and the launcher forget its traces."""
+        if place.traces:
+            self._nursery.start_soon(self._launcher.forget, *place.traces)
         self._ranges.release(place.context.uid_base)
         if place.subids is not None:
             self._slices.release(place.subids)
@@ -248,8 +250,9 @@ class Supervisor:
                     place.plan = build_plan(place.context, place.drivers)
                     if tracer.wanted or again:
                         place.plan = attrs.evolve(place.plan, trace=tracer.wanted, memory={} if again else None)
-        task = self._launcher, files, self._watchers, subject, tracer, task_status
-        return await live(place.context, place.drivers, place.plan, *task)
+        remembered = place.traces if again else None
+        told = self._launcher, remembered, files, self._watchers, subject, tracer, task_status
+        return await live(place.context, place.drivers, place.plan, *told)
 
     async def _sandbox(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]:
         """See `plan.Sandbox`."""

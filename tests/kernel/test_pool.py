@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import tarfile
+import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +18,7 @@ import pytest
 import trio
 
 import pysuper
-from machine import PATIENCE, Snapshot, cgroup_driver
+from machine import PATIENCE, Snapshot, alive, cgroup_driver, cgroups, children, wait_until
 from pysuper.drivers import Context, Hook, LifecycleEvent, NetworkDriver, PlanBuilder
 from pysuper.errors import DriverError
 from pysuper.pool import Pool
@@ -304,8 +307,38 @@ async def test_ids_are_given_back_when_the_pool_is_closed_and_its_containers_hav
     await goes_on.stop()
     await goes_on.wait()
     with trio.fail_after(PATIENCE):
-        while sorted(supervisor._ranges._free) != before:
+        while sorted(supervisor._ranges._free) != before or supervisor._launcher._traces:
             await trio.sleep(0.01)
+
+
+#: A supervisor of a container in a place where others have been, in a process of its own, which says when it runs.
+SUPERVISOR = textwrap.dedent(
+    """
+    import sys, trio, pysuper
+    async def main():
+        choice = pysuper.DriverChoice(sys.argv[1])
+        spec = pysuper.ContainerSpec(name="pooled", command=("sh", "-c", "read line; sleep 1000"), cgroup=choice)
+        async with pysuper.open_supervisor() as supervisor, supervisor.pool(spec, size=0) as pool:
+            for _ in range(3):
+                container = await pool.start()
+                await container.stop()
+            print((await pool.start(stdin=0)).pid, flush=True)
+            await trio.sleep_forever()
+    trio.run(main)
+    """
+)
+
+
+def test_kill_9_of_the_supervisor_leaves_nothing_in_a_place_that_was_used_before() -> None:
+    before = cgroups()
+    command = [sys.executable, "-c", SUPERVISOR, cgroup_driver()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        everything = children(process.pid)
+        assert pid in everything
+        process.kill()
+    assert wait_until(lambda: not any(alive(pid) for pid in everything) and cgroups() <= before)
 
 
 # --- who is told ---
