@@ -10,13 +10,14 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from resource import struct_rusage
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
 import attrs
 import trio
 
-from pysuper import receipts, syscalls
+from pysuper import receipts
 from pysuper.drivers import Launched
 from pysuper.errors import (
     CommandNotExecutable,
@@ -56,7 +57,7 @@ class Ended:
     """
 
     status: int
-    usage: syscalls.Exit
+    usage: struct_rusage
     seconds: float
 
 
@@ -105,7 +106,7 @@ class Process:
         with trio.CancelScope(shield=True), suppress(trio.ClosedResourceError):
             await trio.lowlevel.wait_readable(self._launched.pidfd)
             if self._has_forked():
-                await reap(self._launched.pidfd)
+                await reap(self._launched.pid, self._launched.pidfd)
                 await trio.lowlevel.wait_readable(self._pidfd)
             if not self.ended.is_set():
                 self._ended = time.monotonic()
@@ -259,13 +260,13 @@ class Process:
                 f"(state {_state(self.pid)})",
                 remedy="the kernel has to let go of it",
             )
-        usage = await reap(self._pidfd)
+        status, usage = await reap(self.pid, self._pidfd)
         identity = self._plan.phases.get(Phase.IDENTITY, ())
         if not self._has_forked() and any(isinstance(step, Fork) for step in identity):
             await _reap_group(self.pid)
         while await self._hear():
             pass
-        return Ended(usage.status if self._told is None else self._told, usage, self._ended - self._began)
+        return Ended(status if self._told is None else self._told, usage, self._ended - self._began)
 
     async def _hear(self) -> bool:
         """

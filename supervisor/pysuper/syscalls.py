@@ -12,7 +12,6 @@ import ctypes
 import os
 import signal
 import struct
-from typing import NamedTuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Unlike CDLL, PyDLL keeps the GIL: nothing else of the interpreter may run between clone3 and the child's hooks.
@@ -24,7 +23,6 @@ _NUMBERS = {
         "capget": 125,
         "capset": 126,
         "keyctl": 250,
-        "waitid": 247,
         "seccomp": 317,
         "rt_sigaction": 13,
     },
@@ -33,7 +31,6 @@ _NUMBERS = {
         "capget": 90,
         "capset": 91,
         "keyctl": 219,
-        "waitid": 95,
         "seccomp": 277,
         "rt_sigaction": 134,
     },
@@ -126,8 +123,6 @@ LANDLOCK_RULE_PATH_BENEATH = 1
 #: Rights to files, and scopes, by their names in linux/landlock.h: those that are used.
 LANDLOCK_ACCESS_FS = {"make_char": 1 << 6, "make_block": 1 << 11, "refer": 1 << 13}
 LANDLOCK_SCOPES = {"abstract_unix_socket": 1 << 0, "signal": 1 << 1}
-
-_P_PIDFD = 3
 
 
 def _check(result: int, name: str) -> int:
@@ -384,32 +379,3 @@ def landlock_allow_beneath(ruleset: int, directory: int, files: int) -> None:
 def landlock_restrict_self(ruleset: int) -> None:
     """Give the caller these rules, on top of those that it has, landlock_restrict_self(2)."""
     _call("landlock_restrict_self", ruleset, 0)
-
-
-class Exit(NamedTuple):
-    """How a child ended: `status` as of waitpid(2), seconds of CPU and kilobytes of its rusage, getrusage(2)."""
-
-    status: int
-    user: float
-    system: float
-    maxrss: int
-
-
-def reap(pidfd: int) -> Exit | None:
-    """
-    Reap the child behind a pidfd without blocking, waitid(2) with P_PIDFD; None if it still runs.
-
-    The raw call, not `os.waitid`, since only that one also gives the resource usage.
-    """
-    info = ctypes.create_string_buffer(128)
-    usage = ctypes.create_string_buffer(144)
-    flags = os.WEXITED | os.WNOHANG
-    converted = [ctypes.c_long(_P_PIDFD), ctypes.c_long(pidfd), info, ctypes.c_long(flags), usage]
-    _check(_libc.syscall(ctypes.c_long(_NR["waitid"]), *converted), "waitid")
-    signo, _errno, code = struct.unpack_from("=3i", info)
-    if signo == 0:
-        return None
-    (value,) = struct.unpack_from("=i", info, 24)
-    user, user_us, system, system_us, maxrss = struct.unpack_from("=5q", usage)
-    status = value << 8 if code == os.CLD_EXITED else value
-    return Exit(status, user + user_us / 1e6, system + system_us / 1e6, maxrss)

@@ -133,7 +133,7 @@ async def failure(launcher: str, plan: Plan) -> list[dict[str, Any]]:
                     told.append(message)
                     if "barrier" in message:
                         await send(launched.status, b'{"go": true}')
-                await reap(launched.pidfd)
+                await reap(launched.pid, launched.pidfd)
         nursery.cancel_scope.cancel()
     return told
 
@@ -270,6 +270,6 @@ async def test_what_comes_with_the_last_answer_replaces_descriptors(launcher: st
                         await send(launched.status, b'{"files": [0, 1, 2]}', given)
                         os.close(outside)
                 said = await trio.to_thread.run_sync(lambda: Path(f"/proc/self/fd/{inside}").read_bytes())
-                await reap(launched.pidfd)
+                await reap(launched.pid, launched.pidfd)
         nursery.cancel_scope.cancel()
     assert said.decode() == Path("/etc/hostname").read_text().strip() + "\nerr\n0\n1\n2\n3\n"

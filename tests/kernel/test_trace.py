@@ -127,7 +127,7 @@ async def said(plan: Plan) -> list[str]:
                     assert message is not None
                     found.append(next(iter(message)))
                 signal.pidfd_send_signal(launched.pidfd, signal.SIGKILL)
-                await reap(launched.pidfd)
+                await reap(launched.pid, launched.pidfd)
         nursery.cancel_scope.cancel()
     return found
 

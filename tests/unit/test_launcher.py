@@ -68,7 +68,7 @@ async def test_the_launcher_has_no_environment_and_no_descriptor_of_ours(
         assert os.stat(f"/proc/{pid}/fd").st_uid == 0  # root's, whoever runs it: it is not dumpable
     finally:
         control.close()
-        await reap(pidfd)
+        await reap(pid, pidfd)
         os.close(pidfd)
         os.close(leaked)
 

@@ -13,11 +13,11 @@ import struct
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from resource import struct_rusage
 from typing import Any
 
 import trio
 
-from pysuper import syscalls
 from pysuper.drivers import Launched, Launcher, Trace
 from pysuper.errors import LaunchError, describe_errno
 from pysuper.launcher import wire
@@ -76,7 +76,7 @@ class ProcessLauncher(Launcher):
             self._not_ready()
             _close(self._control)
             with trio.CancelScope(shield=True):
-                await reap(pidfd)  # which ends when its control socket closes, and it has cleaned up
+                await reap(pid, pidfd)  # which ends when its control socket closes, and it has cleaned up
             os.close(pidfd)
 
     @asynccontextmanager
@@ -222,14 +222,17 @@ def spawn(program: str, arguments: list[str], environment: Mapping[str, str], co
         os.close(null)
 
 
-async def reap(pidfd: int) -> syscalls.Exit:
-    """Wait for a child process to end, and reap it."""
-    if (ended := syscalls.reap(pidfd)) is not None:
-        return ended
-    await trio.lowlevel.wait_readable(pidfd)
-    while (ended := syscalls.reap(pidfd)) is None:
-        await trio.sleep(0.001)  # a traced process is its tracer's to reap first, ptrace(2)
-    return ended
+async def reap(pid: int, pidfd: int) -> tuple[int, struct_rusage]:
+    """Wait for a child process to end, and reap it; its status, and what it has used, as of wait4(2)."""
+    # The number of a child is nobody else's before the child is reaped.
+    ended, status, usage = os.wait4(pid, os.WNOHANG)  # noqa: ASYNC222 - it does not block
+    if not ended:
+        await trio.lowlevel.wait_readable(pidfd)
+    while not ended:
+        ended, status, usage = os.wait4(pid, os.WNOHANG)  # noqa: ASYNC222
+        if not ended:  # a traced process is its tracer's to reap first, ptrace(2)
+            await trio.sleep(0.001)
+    return status, usage
 
 
 # A socket of trio's lets all other tasks run whenever it has been used. There are a dozen messages to a container, and
