@@ -5,20 +5,38 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pysuper.errors import DriverError, describe_errno
 from pysuper.receipts import read_text
 
-__all__ = ["kill", "processes", "read", "read_keyed", "read_number", "read_pressure", "refused", "tree", "write"]
+__all__ = [
+    "kill",
+    "processes",
+    "read",
+    "read_keyed",
+    "read_number",
+    "read_pressure",
+    "refused",
+    "tree",
+    "write",
+    "writing",
+]
 
 #: A bound for `kill` where nothing can be frozen and processes fork faster than they are read.
 _PASSES = 10
 
 
 def write(path: str, value: str) -> None:
+    """Write to a cgroup file, see `writing`."""
+    with writing(path) as put:
+        put(value)
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[Callable[[str], object]]:
     """
-    Write to a cgroup file, in one write(2), as the kernel wants it.
+    Open a cgroup file, to write to it several times, each in one write(2), as the kernel wants it.
 
     The file must exist: without O_CREAT a directory that is no cgroup answers ENOENT, instead of
     gaining a plain file called `pids.max` that limits nothing.
@@ -28,7 +46,7 @@ def write(path: str, value: str) -> None:
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.write(descriptor, value.encode())
+        yield lambda value: os.write(descriptor, value.encode())
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
@@ -117,13 +120,16 @@ def apply(driver: str, settings: Iterable[Setting]) -> None:
     Raises:
         DriverError: The kernel refused one.
     """
-    for setting in settings:
-        if setting.value is None:
-            continue
+    wanted = ((setting.path, setting.value, setting.remedy) for setting in settings if setting.value is not None)
+    for path, group in itertools.groupby(wanted, key=operator.itemgetter(0)):
+        left = deque(group)
         try:
-            files.write(setting.path, setting.value)
+            with files.writing(path) as write:
+                while left:
+                    write(left[0][1])
+                    left.popleft()
         except OSError as error:
-            raise unwritten(driver, setting.path, setting.value, error, setting.remedy) from error
+            raise unwritten(driver, *left[0][:2], error, left[0][2]) from error
 
 
 def unwritten(driver: str, path: str, value: str, error: OSError, remedy: str | None = None) -> DriverError:
