@@ -16,6 +16,7 @@ from pysuper.pool import Pool
 from pysuper.stack.lifecycle import DOWN, State
 from pysuper.stack.postmortem import Because
 from pysuper.stack.reading import records
+from pysuper.stack.reports import details
 from pysuper.stack.stack import Stack
 from pysuper.testing.faults import act_at
 from stackfiles import Stacks, holds, reaches
@@ -396,6 +397,7 @@ async def test_the_next_run_is_a_spare_that_was_ready(stacks: Stacks) -> None:
         web = await reaches(stack, "web", State.READY)
         for run in (2, 3, 4):
             ready = await spares(stack, "web", 2)
+            assert details(web)["spares"] == 2
             web.container.send_signal(signal.SIGKILL)
             await reaches(stack, "web", State.READY, run=run)
             assert web.container.pid == ready[0]

@@ -126,6 +126,11 @@ class Instance:
         self._told = trio.Event()
 
     @property
+    def spares(self) -> int:
+        """How many are prepared for its next runs, and wait."""
+        return 0 if self._pool is None else self._pool.ready
+
+    @property
     def paused(self) -> bool:
         """Whether its processes are frozen."""
         return self.container is not None and self.container.paused

@@ -63,6 +63,7 @@ def details(instance: Instance) -> dict[str, Any]:
     return {
         **status(instance),
         "labels": plain(instance.member.labels),
+        "spares": instance.spares,
         "spec": plain(instance.member),
         "plan": [] if container is None else list(container.plan.describe()),
         "warnings": [] if container is None else list(container.warnings),
