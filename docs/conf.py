@@ -40,7 +40,8 @@ default_role = "mention"
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
     ("py:class", r"'.*'"),  # the strings of a Literal
-    ("py:.*", r"(trio|attrs|collections|contextlib|pathlib|subprocess|typing)\..*"),
+    ("py:class", r"pysuper\.plan\.T"),  # a type variable
+    ("py:.*", r"(trio|attrs|collections|contextlib|pathlib|socket|subprocess|typing)\..*"),
 ]
 
 
