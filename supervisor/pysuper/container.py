@@ -338,7 +338,7 @@ async def live(
     try:
         try:
             host_side = _host_side(context, drivers, launcher, remembered, tracer)
-            async with host_side as (cgroup, scope), AsyncExitStack() as stack:
+            async with host_side as cgroup, AsyncExitStack() as stack:
                 with tracer.failing("launch", "have the launcher make the first process"):
                     launched = await stack.enter_async_context(launcher.launch(plan, files, {}))
                 process = Process(launched, plan, f"the first process of {context.spec.name}", tracer)
@@ -350,10 +350,13 @@ async def live(
                     running = True
                     subject.started()
                     task_status.started(container)
+                    # The command may be over already. Its starter runs in the next turn of the loop, and the end is
+                    # told, and the terminal closed, in a later one: reaping waits for at least one more.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                     await container._run()
                 finally:
-                    scope.shield = True
-                    container._outcome = await container._end()
+                    with trio.CancelScope(shield=True):  # also from a nursery of a driver's
+                        container._outcome = await container._end()
         except PysuperError as error:
             if container is None or not running:
                 raise
@@ -364,11 +367,6 @@ async def live(
                 subject.exited(container._judged())
             container._stopped.set()
             container._executions.close()
-            if container._process.opened:
-                # A command may be over before its starter has been told that it runs. Who was told is the next to run,
-                # and this task comes after that: then the terminal, with all that was written to it, is in its hands.
-                for _ in range(2):
-                    await trio.lowlevel.cancel_shielded_checkpoint()
             container._process.close()
     return isinstance(container._outcome, ExitRecord)
 
@@ -376,13 +374,8 @@ async def live(
 @asynccontextmanager
 async def _host_side(
     context: Context, drivers: Drivers, launcher: Launcher, remembered: set[Trace] | None, tracer: Tracer
-) -> AsyncIterator[tuple[Cgroup, trio.CancelScope]]:
-    """
-    Enter every driver, in order; leave them in reverse, whatever happens, shielded from cancellation.
-
-    Returns:
-        The cgroup, and the scope around all of it, by which its end can be shielded, too.
-    """
+) -> AsyncIterator[Cgroup]:
+    """Enter every driver, in order; leave them in reverse, whatever happens, shielded from cancellation."""
     cgroup: Cgroup | None = None
     # Around everything, since scopes are left in reverse, and a driver may have some open.
     with trio.CancelScope() as scope:
@@ -407,6 +400,6 @@ async def _host_side(
                     if driver is drivers.cgroup:
                         cgroup = GuardedCgroup(made, title)
                 assert cgroup is not None
-                yield cgroup, scope
+                yield cgroup
             finally:
                 scope.shield = True

@@ -49,6 +49,7 @@ from pysuper.stack.spec import (
     LogProbe,
     MemberSpec,
     NotifyProbe,
+    Readiness,
     Unhealthy,
 )
 from pysuper.supervisor import Supervisor
@@ -227,7 +228,8 @@ class Instance:
             case Action.STOP:
                 self._hub.spawn(self._stop, f"stop {self.name}")
             case Action.AWAIT_READINESS:
-                self._spawn_phase(self._await_readiness)
+                if self.member.readiness is not None:
+                    self._spawn_phase(partial(self._await_readiness, self.member.readiness))
             case Action.CHECK_HEALTH:
                 if self.member.healthcheck is not None:
                     self._spawn_phase(partial(self._check_health, self.member.healthcheck))
@@ -300,6 +302,8 @@ class Instance:
             for line in container.warnings:
                 self._write("warning", detail=line)
             self.post(Event.STARTED)
+            if self.member.readiness is None:  # now, since it may be over already
+                self.post(Event.BECAME_READY)
             self._warm_up(spec)
             return await container.wait()
 
@@ -401,11 +405,7 @@ class Instance:
 
     # --- readiness and health ---
 
-    async def _await_readiness(self) -> None:
-        readiness = self.member.readiness
-        if readiness is None:
-            self.post(Event.BECAME_READY)
-            return
+    async def _await_readiness(self, readiness: Readiness) -> None:
         assert self.container is not None
         failure = await wait_until_ready(readiness, self.container, self._told)
         if failure is None:
