@@ -96,6 +96,7 @@ class Process:
         self._tracer = tracer
         self._pidfd = launched.pidfd
         self._ready = False
+        self._alone = trio.Event()
         self._told: int | None = None
         # First of the steps, then of the command.
         self._began = self._ended = time.monotonic() if launched.times is None else launched.times[-1]
@@ -107,6 +108,7 @@ class Process:
             await trio.lowlevel.wait_readable(self._launched.pidfd)
             if self._has_forked():
                 await reap(self._launched.pid, self._launched.pidfd)
+                self._alone.set()
                 await trio.lowlevel.wait_readable(self._pidfd)
             if not self.ended.is_set():
                 self._ended = time.monotonic()
@@ -144,6 +146,8 @@ class Process:
         try:
             while not await self._heed(at_barrier):
                 pass
+            if self._has_forked():  # and what has forked it counts for the limits of the container until it is reaped
+                await self._alone.wait()
         except ConnectionError as error:
             raise self._killed() from error
 

@@ -6,11 +6,13 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from machine import Snapshot
+from machine import PATIENCE, Snapshot
+from pysuper.container import Container
 from pysuper.errors import LaunchError
 from pysuper.pool import Pool
 from pysuper.stack.lifecycle import DOWN, State
@@ -18,6 +20,7 @@ from pysuper.stack.postmortem import Because
 from pysuper.stack.reading import records
 from pysuper.stack.reports import details
 from pysuper.stack.stack import Stack
+from pysuper.supervisor import Supervisor
 from pysuper.testing.faults import act_at
 from stackfiles import Stacks, holds, reaches
 
@@ -374,6 +377,30 @@ async def test_what_is_faster_than_its_allowance_is_dropped_and_counted(stacks: 
     dropped = sum(record["bytes"] for record in stacks.journal("dropped"))
     assert dropped > 0
     assert kept + dropped == 20_000_005
+
+
+async def test_a_stop_that_comes_when_a_start_has_just_succeeded_stops_it(
+    stacks: Stacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(supervisor: Supervisor, *args: Any, **fields: Any) -> Container:
+        with trio.CancelScope(shield=True):
+            container = await really(supervisor, *args, **fields)
+            while not stack.instances["web"]._start.cancel_called:
+                await trio.sleep(0.01)
+        return container  # without having noticed
+
+    really = Supervisor.start
+    monkeypatch.setattr(Supervisor, "start", start)
+    async with stacks.run("""
+        [container.web]
+        command = "sleep 1000"
+        restart = { policy = "always", delay = 0 }
+    """) as stack:
+        web = await reaches(stack, "web", State.STARTING, run=0)
+        with trio.fail_after(10 * PATIENCE):
+            await stack.stop([web], OPERATOR)
+        assert web.state is State.STOPPED
+        assert web.container is None
 
 
 # --- spares ---

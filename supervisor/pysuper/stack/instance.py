@@ -285,6 +285,7 @@ class Instance:
         """Start a container, collect its output, and wait for its end."""
         self._told = trio.Event()
         output = Output(self._hub.journal, self.name, self.run, self.member.log_mode, self._hub.turns)
+        container: Container | None = None
         async with output.collected(), self._listening(spec, output) as (prepared, descriptors):
             with self._start:
                 async with self._hub.starting:
@@ -296,9 +297,12 @@ class Instance:
                         subject=self._subject,
                     )
             output.started()
-            if self._start.cancelled_caught:
+            if container is None:
                 return ExitRecord(name=self.name, argv=spec.command, reason="stopped")
             self.container = container
+            if self._start.cancel_called:  # in the moment in which it succeeded; who did that waits for its end
+                container.kill()
+                return await container.wait()
             for line in container.warnings:
                 self._write("warning", detail=line)
             self.post(Event.STARTED)
