@@ -16,7 +16,7 @@ from functools import partial
 import trio
 
 from pysuper import registry
-from pysuper.drivers import Cgroup, Context, Launcher, Statistics, Trace
+from pysuper.drivers import Cgroup, Context, Launcher, Statistics
 from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
@@ -309,7 +309,7 @@ async def live(
     drivers: Drivers,
     plan: Plan,
     launcher: Launcher,
-    remembered: set[Trace] | None,
+    kept: bool,
     files: Mapping[int, int],
     watchers: trio.Nursery,
     subject: Told,
@@ -320,8 +320,7 @@ async def live(
     The whole life of one container, as a task; cancelled, it stops the container first.
 
     Args:
-        remembered: What the launcher is to remove if the supervisor dies, and has been told before; more is added to
-            it, and is not forgotten. None has it forget everything as soon as it is gone.
+        kept: Whether its place is kept (`places.kept`), of which the launcher knows everything already.
         files: Descriptors for its command, by number.
         watchers: A nursery that outlives this task.
         subject: Told from the last barrier on, but not of a start that fails.
@@ -337,7 +336,7 @@ async def live(
     running = False
     try:
         try:
-            host_side = _host_side(context, drivers, launcher, remembered, tracer)
+            host_side = _host_side(context, drivers, None if kept else launcher, tracer)
             async with host_side as cgroup, AsyncExitStack() as stack:
                 with tracer.failing("launch", "have the launcher make the first process"):
                     launched = await stack.enter_async_context(launcher.launch(plan, files, {}))
@@ -373,9 +372,14 @@ async def live(
 
 @asynccontextmanager
 async def _host_side(
-    context: Context, drivers: Drivers, launcher: Launcher, remembered: set[Trace] | None, tracer: Tracer
+    context: Context, drivers: Drivers, launcher: Launcher | None, tracer: Tracer
 ) -> AsyncIterator[Cgroup]:
-    """Enter every driver, in order; leave them in reverse, whatever happens, shielded from cancellation."""
+    """
+    Enter every driver, in order; leave them in reverse, whatever happens, shielded from cancellation.
+
+    Args:
+        launcher: Who has to be told of their traces.
+    """
     cgroup: Cgroup | None = None
     # Around everything, since scopes are left in reverse, and a driver may have some open.
     with trio.CancelScope() as scope:
@@ -385,14 +389,12 @@ async def _host_side(
                     if not driver.acts_on_host():
                         continue
                     title = registry.title(driver)
-                    with guarded(title, "traces"):
-                        traces = driver.traces(context)
-                    if traces and remembered is None:
-                        stack.push_async_callback(launcher.forget, *traces)
-                        await launcher.remember(*traces)
-                    elif remembered is not None and not remembered.issuperset(traces):
-                        remembered.update(traces)
-                        await launcher.remember(*traces)
+                    if launcher is not None:
+                        with guarded(title, "traces"):
+                            traces = driver.traces(context)
+                        if traces:
+                            stack.push_async_callback(launcher.forget, *traces)
+                            await launcher.remember(*traces)
                     with tracer.span("driver", f"enter {title}"):
                         made = await stack.enter_async_context(
                             entered(title, partial(driver.host, context), driver.patience)

@@ -20,9 +20,13 @@ in the supervisor, entered before the launch and left after the last process of 
     host:   enter drivers ---- launch ------- at_barrier ---------- receipts taken --- running --- leave drivers
     child:                     clone, join cgroup, steps ... wait ... steps ... wait, exec
 
-A driver is made once a container, with its options structured from the container's TOML table; in a pool once for
-several that follow each other, if all of their drivers are `reusable`. It is entered in the order rootfs, cgroup,
-network, namespaces, and left in reverse, also when the start failed or was cancelled half way.
+A driver is made once a container, with its options structured from the container's TOML table. It is entered in the
+order rootfs, cgroup, network, namespaces, and left in reverse, also when the start failed or was cancelled half way.
+
+In a pool a driver serves several containers that follow each other in one *place*, if all of their drivers are
+`reusable`. What costs much to make, and carries nothing of one container over to the next, may stay there meanwhile:
+
+    keep --> host entered, container, host left --> host entered, container, host left --> ... --> drop
 
 A *hook* is told what happens to containers, and makes nothing of them. It is made once a supervisor, for all of them:
 
@@ -147,6 +151,26 @@ class Driver(Plugin):
         reusable: Whether it may serve one container of a pool after the other: what it has contributed for the first
             is right for the next one, which has the same context, and `host` can be entered again once it was left.
             Not inherited.
+
+    One that keeps what it has made, such as a directory that is empty at the end of each container:
+
+        async def keep(self, context: Context) -> None:
+            os.mkdir(_path(context))
+            self._kept = True
+
+        async def drop(self, context: Context) -> None:
+            os.rmdir(_path(context))
+
+        @asynccontextmanager
+        async def host(self, context: Context) -> AsyncIterator[None]:
+            if not self._kept:  # there will be no other container
+                os.mkdir(_path(context))
+            try:
+                yield
+            finally:
+                _empty(_path(context))
+                if not self._kept:
+                    os.rmdir(_path(context))
     """
 
     patience: ClassVar[float] = 60.0
@@ -162,8 +186,24 @@ class Driver(Plugin):
         """
 
     def traces(self, context: Context) -> tuple[Trace, ...]:
-        """What `host` is going to make that could outlive the supervisor."""
+        """What `keep` and `host` are going to make that could outlive the supervisor."""
         return ()
+
+    async def keep(self, context: Context) -> None:
+        """
+        Make what stays until `drop`, before the first container of a place in a pool; not called for others.
+
+        What stays must be as it was made whenever `host` is left; if it cannot be, `host` has to raise: then the
+        place is given up.
+        """
+
+    async def drop(self, context: Context) -> None:
+        """Remove it; shielded from cancellation. Called after `keep`, also if that has failed or was cancelled."""
+
+    @classmethod
+    def keeps(cls) -> bool:
+        """Whether it defines `keep`."""
+        return cls.keep is not Driver.keep
 
     def host(self, context: Context) -> AbstractAsyncContextManager[Any]:
         """

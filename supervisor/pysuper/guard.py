@@ -24,7 +24,7 @@ import trio
 from pysuper.drivers import Cgroup, Statistics
 from pysuper.errors import DriverError, PysuperError, alone
 
-__all__ = ["BLOCKED", "GuardedCgroup", "called", "entered", "guarded", "together"]
+__all__ = ["BLOCKED", "GuardedCgroup", "bounded", "called", "entered", "guarded", "together"]
 
 #: Seconds.
 BLOCKED = 10.0
@@ -200,7 +200,26 @@ async def entered(title: str, make: Callable[[], AbstractAsyncContextManager[T]]
             scope.deadline = trio.current_time() + patience
             await called(title, "host", manager.__aexit__(None, None, None))
     if scope.cancelled_caught:
-        raise DriverError(f"{title} took more than {patience:g} s to {doing}", remedy="do without it, or report it")
+        raise _slow(title, doing, patience)
+
+
+async def bounded(title: str, doing: str, awaitable: Awaitable[T], patience: float) -> T:
+    """
+    See `called`.
+
+    Args:
+        patience: Seconds that it may take.
+
+    Raises:
+        DriverError: It failed, blocked, or took longer.
+    """
+    with trio.move_on_after(patience):
+        return await called(title, doing, awaitable)
+    raise _slow(title, doing, patience)
+
+
+def _slow(title: str, doing: str, patience: float) -> DriverError:
+    return DriverError(f"{title} took more than {patience:g} s to {doing}", remedy="do without it, or report it")
 
 
 class GuardedCgroup(Cgroup):

@@ -2,17 +2,20 @@
 Places: what one container has that no other has at the same time, its ids and names, and what was decided with them.
 
 A container that is started by itself has a place of its own, which is given up when it has ended. A pool keeps places
-for the next container of its spec: that has the same ids, the same names, and the same plan, carried out anew. It comes
-into a place only when nothing of the last one is left there.
+for the next container of its spec: that has the same ids, the same names, and the same plan, carried out anew, in what
+drivers have made for all that come there. It comes into a place only when nothing of the last one is left there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import attrs
 
-from pysuper.drivers import Driver, Trace
+from pysuper import registry
+from pysuper.drivers import Driver, Launcher, Trace
+from pysuper.errors import PysuperError
+from pysuper.guard import bounded, guarded
 from pysuper.plan import Context, Plan
 from pysuper.planning import Drivers
 from pysuper.subids import NoSubIds, SubIds
@@ -27,19 +30,54 @@ class Place:
         context: What drivers know of whoever is there.
         subids: What has been allocated of them.
         drivers, plan: As decided for the first container there; None before that.
-        traces: What the launcher removes, if it is there when the supervisor dies; as long as the place is kept.
+        kept: Whether `keep` was called since.
     """
 
     context: Context
     subids: SubIds | NoSubIds | None
     drivers: Drivers | None = None
     plan: Plan | None = None
-    traces: set[Trace] = attrs.field(factory=set)
+    kept: bool = False
+    _traces: list[Trace] = attrs.field(factory=list, init=False)
+    _keepers: list[Driver] = attrs.field(factory=list, init=False)
 
     @property
     def reusable(self) -> bool:
         """Whether another container can have it, when this one has been cleaned up."""
         return self.drivers is not None and all(map(_is_reusable, self.drivers.in_order()))
+
+    async def keep(self, launcher: Launcher) -> None:
+        """
+        Have its drivers make what lasts for all containers there, and the launcher know what that is, and what each of
+        them will make.
+
+        Raises:
+            PysuperError: One could not; what others have made is there until `drop`.
+        """
+        assert self.drivers is not None
+        self.kept = True
+        for driver in self.drivers.in_order():
+            with guarded(registry.title(driver), "traces"):
+                self._traces += driver.traces(self.context)
+        await launcher.remember(*self._traces)
+        for driver in self.drivers.in_order():
+            if driver.keeps():
+                self._keepers.append(driver)
+                await bounded(registry.title(driver), "keep", driver.keep(self.context), driver.patience)
+
+    async def drop(self, launcher: Launcher) -> list[PysuperError]:
+        """Undo it; what has failed of it. The caller shields it from cancellation."""
+        failed = []
+        while self._keepers:
+            driver = self._keepers.pop()
+            try:
+                await bounded(registry.title(driver), "drop", driver.drop(self.context), driver.patience)
+            except PysuperError as error:
+                failed.append(error)
+        await launcher.forget(*self._traces)
+        self._traces.clear()
+        self.kept = False
+        return failed
 
 
 def _is_reusable(driver: Driver) -> bool:
@@ -50,7 +88,7 @@ def _is_reusable(driver: Driver) -> bool:
 class Places:
     """Those of a pool that are free."""
 
-    def __init__(self, give_up: Callable[[Place], None]) -> None:
+    def __init__(self, give_up: Callable[[Place], Awaitable[None]]) -> None:
         """
         Args:
             give_up: Called with each place that is not needed any more.
@@ -63,15 +101,15 @@ class Places:
         """One that is free, if any is; the one that was left last."""
         return self._free.pop() if self._free else None
 
-    def give_back(self, place: Place) -> None:
+    async def give_back(self, place: Place) -> None:
         """The container there has been cleaned up."""
         if self._open:
             self._free.append(place)
         else:
-            self._give_up(place)
+            await self._give_up(place)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """No more containers will come; those that are still there give their places up."""
         self._open = False
         while self._free:
-            self._give_up(self._free.pop())
+            await self._give_up(self._free.pop())

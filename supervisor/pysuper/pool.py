@@ -161,7 +161,7 @@ class Pool:
             spare.scope.cancel()
         for spare in spares:
             await spare.end()
-        self._places.close()
+        await self._places.close()
 
 
 @asynccontextmanager

@@ -58,6 +58,7 @@ class Supervisor:
         watchers: trio.Nursery,
         ranges: IdRanges,
         slices: SubIdRanges,
+        warn: Callable[[str], None],
     ) -> None:
         self._launcher = launcher
         self._hooks = hooks
@@ -65,6 +66,7 @@ class Supervisor:
         self._watchers = watchers
         self._ranges = ranges
         self._slices = slices
+        self._warn = warn
         self._privileged = is_privileged()
 
     async def start(
@@ -183,6 +185,7 @@ class Supervisor:
                 left = await self._live_in(place, places is not None, files, subject, tracer, task_status)
             except SubIdsRefused as reason:
                 self._slices.refuse(reason)
+                await self._drop(place)
                 place.context, place.plan = attrs.evolve(place.context, subids=reason), None
                 left = await self._live_in(place, places is not None, files, subject, tracer, task_status)
         except PysuperError as error:
@@ -190,9 +193,9 @@ class Supervisor:
             raise
         finally:
             if places is not None and left and place.reusable:
-                places.give_back(place)
+                await places.give_back(place)
             else:
-                self._give_up(place)
+                await self._give_up(place)
             # If it has not been told already; so this is a start that was cancelled.
             subject.exited(ExitRecord(name=spec.name, argv=spec.command, reason="stopped"))
 
@@ -216,18 +219,23 @@ class Supervisor:
         )
         return Place(context, subids)
 
-    def _give_up(self, place: Place) -> None:
-        """Let others have its ids, and the launcher forget its traces."""
-        if place.traces:
-            self._nursery.start_soon(self._launcher.forget, *place.traces)
+    async def _give_up(self, place: Place) -> None:
+        """Remove what is kept there, and let others have its ids."""
+        await self._drop(place)
         self._ranges.release(place.context.uid_base)
         if place.subids is not None:
             self._slices.release(place.subids)
 
+    async def _drop(self, place: Place) -> None:
+        if place.kept:
+            with trio.CancelScope(shield=True):
+                for error in await place.drop(self._launcher):
+                    self._warn(f"{place.context.spec.name}: {error}")
+
     async def _live_in(
         self,
         place: Place,
-        again: bool,
+        keep: bool,
         files: Mapping[int, int],
         subject: Told,
         tracer: Tracer,
@@ -237,7 +245,7 @@ class Supervisor:
         From its drivers to its end.
 
         Args:
-            again: Whether there will be others in that place.
+            keep: Whether there will be others in that place.
 
         Returns:
             See `live`.
@@ -248,10 +256,11 @@ class Supervisor:
                     place.drivers = choose_drivers(place.context.spec)
                 with tracer.span("planning", "make the plan"):
                     place.plan = build_plan(place.context, place.drivers)
-                    if tracer.wanted or again:
-                        place.plan = attrs.evolve(place.plan, trace=tracer.wanted, memory={} if again else None)
-        remembered = place.traces if again else None
-        told = self._launcher, remembered, files, self._watchers, subject, tracer, task_status
+                    if tracer.wanted or keep:
+                        place.plan = attrs.evolve(place.plan, trace=tracer.wanted, memory={} if keep else None)
+            if keep:
+                await place.keep(self._launcher)
+        told = self._launcher, keep, files, self._watchers, subject, tracer, task_status
         return await live(place.context, place.drivers, place.plan, *told)
 
     async def _sandbox(self, spec: ContainerSpec, *, stdin: int) -> tuple[int, str, str]:
@@ -294,7 +303,7 @@ async def open_supervisor(
             trio.open_nursery() as containers,
         ):
             try:
-                yield Supervisor(maker, told, containers, watchers, ranges, slices)
+                yield Supervisor(maker, told, containers, watchers, ranges, slices, warn)
             finally:
                 containers.cancel_scope.cancel()
     except BaseExceptionGroup as group:

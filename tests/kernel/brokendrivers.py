@@ -490,6 +490,40 @@ broken(
     """,
     "the second container failed: .*ValueError: used before",
 )
+broken(
+    NamespaceDriverTests,
+    "test_what_it_keeps_is_dropped",
+    """
+    reusable = True
+
+    def traces(self, context):
+        return (Trace("directory", str(MADE)),)
+
+    async def keep(self, context):
+        MADE.mkdir()
+        await trio.sleep(0)
+        self.kept = True
+
+    async def drop(self, context):
+        if hasattr(self, "kept"):
+            MADE.rmdir()
+    """,
+    r"after cancellation at task step \d+ there is still .*/made",
+)
+broken(
+    NamespaceDriverTests,
+    "test_kill_9_leaves_nothing_that_is_kept",
+    """
+    reusable = True
+
+    async def keep(self, context):
+        MADE.mkdir()
+
+    async def drop(self, context):
+        MADE.rmdir()
+    """,
+    r"a second after a kill at task step \d+ there is still .*/made",
+)
 
 # --- cgroups ---
 

@@ -11,18 +11,21 @@ import tarfile
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import trio
 
 import pysuper
 from machine import PATIENCE, Snapshot, alive, cgroup_driver, cgroups, children, wait_until
-from pysuper.drivers import Context, Hook, LifecycleEvent, NetworkDriver, PlanBuilder
+from pysuper.drivers import Context, Hook, LifecycleEvent, NetworkDriver, PlanBuilder, Trace
 from pysuper.errors import DriverError
 from pysuper.pool import Pool
+from pysuper.receipts import InCgroup
 from pysuper.testing.faults import cancelled_at
+from pysuper_plugins.cgroup.mounts import hierarchies
 from registered import register as register  # noqa: PLC0414 - a fixture
 
 #: What a command can find out about what holds it, but for what each container has of its own.
@@ -228,6 +231,85 @@ async def test_nothing_is_left_there_of_the_last_one(supervisor, spec) -> None:
     assert "trace" not in outputs[0]
 
 
+needs_v1 = pytest.mark.skipif(cgroup_driver() != "v1", reason="only v1 keeps cgroups")
+
+
+def directories(container: pysuper.Container) -> dict[str, str]:
+    """The cgroups of a container, by hierarchy."""
+    checks = [check for check in container.plan.checks if isinstance(check, InCgroup)]
+    tops = {hierarchy.name: hierarchy.own for hierarchy in hierarchies()}
+    return {check.hierarchy: f"{tops[check.hierarchy]}/{os.path.basename(check.path)}" for check in checks}
+
+
+@needs_v1
+@pytest.mark.parametrize("limited", [False, True])
+async def test_cgroups_that_carry_nothing_over_are_kept(supervisor, spec, limited: bool) -> None:
+    limits = pysuper.Limits(pids_max=20, cpu_max=1.0 if limited else None)
+    before, found = cgroups(), []
+    async with supervisor.pool(spec("exec sleep 1000", limits=limits), size=0) as pool:
+        for _ in range(2):
+            container = await pool.start()
+            found.append({name: os.stat(path).st_ino for name, path in directories(container).items()})
+            await container.stop()
+            await container.wait()
+    kept = {name for name in found[0] if found[0][name] == found[1][name]}
+    assert {"pids", "devices", "freezer", "cpuacct"} <= kept
+    assert "memory" not in kept
+    assert ("cpu" in kept) is not limited
+    assert cgroups() <= before
+
+
+@pytest.mark.skipif(cgroup_driver() == "none", reason="no cgroup can be had here")
+async def test_what_is_counted_is_that_of_one_container(supervisor, spec) -> None:
+    much = "head -c 60000000 /dev/zero | tail -c 40000000 >/dev/null; for i in $(seq 30); do sleep 0.1 & done"
+    script = f"read what; test $what = little || {{ {much}; }}; exit 0"
+    wanted = spec(script, limits=pysuper.Limits(pids_max=20))
+    records = []
+    async with supervisor.pool(wanted, size=0) as pool:
+        for what in ("much", "little"):
+            read, write = os.pipe2(os.O_CLOEXEC)
+            os.write(write, f"{what}\n".encode())
+            os.close(write)
+            container = await pool.start(stdin=read, stderr=None)
+            os.close(read)
+            records.append(await container.wait())
+    first, second = records
+    assert first.pids_max_hits
+    assert second.pids_max_hits == 0
+    assert first.user_seconds + first.system_seconds > 2 * (second.user_seconds + second.system_seconds)
+    assert first.memory_peak > 4 * second.memory_peak
+
+
+@needs_v1
+async def test_a_container_that_was_paused_leaves_a_place_where_the_next_one_runs(supervisor, spec) -> None:
+    async with supervisor.pool(spec("exec sleep 1000"), size=0) as pool:
+        for _ in range(2):
+            container = await pool.start()
+            container.pause()
+            container.kill()
+            assert (await container.wait()).signal == signal.SIGKILL
+        with trio.fail_after(PATIENCE):
+            container = await pool.start()
+        assert not container.paused
+
+
+@needs_v1
+async def test_what_was_put_into_a_cgroup_that_is_kept_is_killed_and_removed(supervisor, spec) -> None:
+    async with supervisor.pool(spec("exec sleep 1000"), size=0) as pool:
+        for below in ("", "/below"):
+            container = await pool.start()
+            directory = f"{directories(container)['pids']}{below}"
+            os.makedirs(directory, exist_ok=True)
+            process = await trio.lowlevel.open_process(["sleep", "1000"])
+            with open(f"{directory}/cgroup.procs", "w") as file:
+                file.write(str(process.pid))
+            await container.stop()
+            assert (await container.wait()).reason == "stopped"
+            with trio.fail_after(PATIENCE):
+                assert await process.wait() == -signal.SIGKILL
+            assert os.path.isdir(directory) is not bool(below)
+
+
 async def test_two_at_once_have_different_places(supervisor, spec) -> None:
     async with supervisor.pool(spec("exec sleep 1000"), size=1) as pool:
         containers = [await pool.start() for _ in range(3)]
@@ -279,6 +361,85 @@ async def test_a_place_is_kept_if_all_drivers_say_so_and_it_is_clean(
                 await container.wait()
             plans.append(container.plan)
     assert (plans[0] is plans[1]) == reused
+
+
+class Keeps(Fresh):
+    """Says what it is asked; fails where the test wants it to."""
+
+    reusable = True
+    said: ClassVar[list[str]]
+    failing: ClassVar[str | None] = None
+
+    def say(self, what: str) -> None:
+        self.said.append(what)
+        if what == self.failing:
+            raise ValueError("cannot")
+
+    def traces(self, context: Context) -> tuple[Trace, ...]:
+        self.say("traces")
+        return ()
+
+    async def keep(self, context: Context) -> None:
+        self.say("keep")
+
+    async def drop(self, context: Context) -> None:
+        self.say("drop")
+
+    @asynccontextmanager
+    async def host(self, context: Context) -> AsyncIterator[None]:
+        self.say("enter")
+        yield
+        self.say("leave")
+
+
+def keeps(failing: str | None = None) -> type[Keeps]:
+    return type("Kept", (Keeps,), {"reusable": True, "said": [], "failing": failing})
+
+
+async def test_what_a_driver_keeps_is_made_before_the_first_and_dropped_with_the_pool(
+    supervisor, spec, register
+) -> None:
+    driver = keeps()
+    wanted = spec("true", network=register("keeps", driver))
+    async with supervisor.pool(wanted, size=0) as pool:
+        for _ in range(2):
+            await (await pool.start()).wait()
+        assert driver.said == ["traces", "keep", "enter", "leave", "enter", "leave"]
+    assert driver.said[-1] == "drop"
+    driver.said.clear()
+    await (await supervisor.start(wanted)).wait()
+    assert driver.said == ["traces", "enter", "leave"]
+
+
+async def test_what_it_keeps_is_dropped_at_the_end_of_the_last_container(supervisor, spec, register) -> None:
+    driver = keeps()
+    async with supervisor.pool(spec("exec sleep 1000", network=register("keeps", driver)), size=0) as pool:
+        container = await pool.start()
+    assert driver.said == ["traces", "keep", "enter"]
+    await container.stop()
+    with trio.fail_after(PATIENCE):
+        while driver.said[-2:] != ["leave", "drop"]:
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("failing", ["traces", "keep", "enter", "leave", "drop"])
+async def test_a_place_where_something_fails_is_given_up(spec, register, failing: str) -> None:
+    driver, warnings = keeps(failing), list[str]()
+    wanted = spec("true", network=register("keeps", driver))
+    async with pysuper.open_supervisor(warn=warnings.append) as supervisor:
+        free = len(supervisor._ranges._free)
+        async with supervisor.pool(wanted, size=0) as pool:
+            fails = pytest.raises(DriverError, match="ValueError: cannot")
+            with fails if failing != "drop" else nullcontext():
+                await (await pool.start()).wait()
+            while failing != "drop" and "keep" in driver.said and driver.said[-1] != "drop":
+                await trio.sleep(0.01)
+            driver.failing = None if failing != "drop" else failing
+            await (await pool.start()).wait()  # elsewhere
+        assert driver.said.count("keep") == driver.said.count("drop") == {"traces": 1, "drop": 1}.get(failing, 2)
+        assert len(supervisor._ranges._free) >= free
+        assert not supervisor._launcher._traces
+    assert [bool(re.search("ValueError: cannot", line)) for line in warnings] == [True] * (failing == "drop")
 
 
 async def test_an_archive_is_looked_at_each_time(supervisor, spec, tmp_path, busybox) -> None:

@@ -12,7 +12,7 @@ import trio
 from pysuper.errors import StuckError
 from pysuper_plugins.cgroup import files
 
-__all__ = ["made", "remove"]
+__all__ = ["emptied", "made", "make", "remove"]
 
 #: Seconds that processes have to be gone after SIGKILL, before they are reported as stuck.
 _BOUND = 2.0
@@ -40,19 +40,33 @@ async def made(
         DriverError: One cannot be made.
         StuckError: At the end; see `remove`.
     """
+    make(driver, directories, configure)
+    try:
+        yield
+    finally:
+        # However the container ended, its processes end now: a cancelled clean-up would leave them
+        # running.
+        if left := _left(directories):
+            with trio.CancelScope(shield=True):
+                await remove(driver, left, kill)
+
+
+def make(driver: str, directories: Iterable[str], configure: Callable[[], None]) -> None:
+    """
+    Make the directories of one container, or none of them; see `made`.
+
+    Raises:
+        DriverError: One cannot be made.
+    """
     done: list[str] = []
     try:
         for directory in directories:
             _make(driver, directory)
             done.append(directory)
         configure()
-        yield
-    finally:
-        # However the container ended, its processes end now: a cancelled clean-up would leave them
-        # running.
-        if left := _left(done):
-            with trio.CancelScope(shield=True):
-                await remove(driver, left, kill)
+    except BaseException:
+        _left(done)  # in which nobody has been yet
+        raise
 
 
 def _make(driver: str, directory: str) -> None:
@@ -69,18 +83,37 @@ async def remove(driver: str, directories: Iterable[str], kill: Callable[[], Non
     """
     Kill what is in cgroups and remove them.
 
-    A process leaves its cgroup in the middle of exiting, so that rmdir(2) answers EBUSY for under a
-    millisecond after the last one was seen to be gone, and for longer after a SIGKILL: hence the
-    retries.
-
     Raises:
         StuckError: After 2 s there still is one that cannot be removed.
     """
+    await _until(_left, driver, directories, kill)
+
+
+async def emptied(driver: str, directories: Iterable[str], kill: Callable[[], None]) -> None:
+    """
+    Kill what is in cgroups, and remove those below them.
+
+    Raises:
+        StuckError: After 2 s there still is something in one.
+    """
+    await _until(_occupied, driver, directories, kill)
+
+
+async def _until(
+    left_of: Callable[[Iterable[str]], list[str]], driver: str, directories: Iterable[str], kill: Callable[[], None]
+) -> None:
+    """
+    Kill, until none of the directories is left.
+
+    A process leaves its cgroup in the middle of exiting, so that rmdir(2) answers EBUSY for under a
+    millisecond after the last one was seen to be gone, and for longer after a SIGKILL: hence the
+    retries.
+    """
     deadline, pause = trio.current_time() + _BOUND, 0.001
-    left = _left(directories)
+    left = left_of(directories)
     while left:
         kill()
-        left = _left(left)
+        left = left_of(left)
         if left and trio.current_time() >= deadline:
             raise _stuck(driver, left)
         if left:
@@ -93,6 +126,18 @@ def _left(directories: Iterable[str]) -> list[str]:
     return [directory for directory in directories if not _removed(directory)]
 
 
+def _occupied(directories: Iterable[str]) -> list[str]:
+    """Try to remove what is below cgroups; those that something is in."""
+    return [directory for directory in directories if not _vacant(directory)]
+
+
+def _vacant(directory: str) -> bool:
+    # A directory of a cgroup has two links, and one of each below it.
+    if os.stat(directory).st_nlink > 2 and not all(map(_removed, files.below(directory))):
+        return False
+    return not files.read(f"{directory}/cgroup.procs")
+
+
 def _removed(directory: str) -> bool:
     """Try to remove a cgroup, after those below it if there are any; whether it is gone."""
     try:
@@ -100,7 +145,7 @@ def _removed(directory: str) -> bool:
     except FileNotFoundError:
         return True
     except OSError:
-        below = [path for path in files.tree(directory) if os.path.dirname(path) == directory]
+        below = files.below(directory)
         return bool(below) and all(map(_removed, below)) and _removed(directory)
     return True
 

@@ -11,6 +11,7 @@ from pysuper.errors import DriverError, describe_errno
 from pysuper.receipts import read_text
 
 __all__ = [
+    "below",
     "kill",
     "processes",
     "read",
@@ -101,6 +102,11 @@ def tree(directory: str) -> Iterator[str]:
     """
     for path, _, _ in os.walk(directory):
         yield path
+
+
+def below(directory: str) -> list[str]:
+    """The cgroups that are children of one."""
+    return [path for path in tree(directory) if os.path.dirname(path) == directory]
 
 
 def processes(directories: Iterable[str]) -> list[int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -36,7 +37,7 @@ from pysuper_plugins.cgroup.devices import devices_v1
 from pysuper_plugins.cgroup.memory import MEMORY_V1
 from pysuper_plugins.cgroup.mounts import Hierarchy, hierarchies
 from pysuper_plugins.cgroup.pids import PIDS
-from pysuper_plugins.cgroup.settings import Choice, Controller
+from pysuper_plugins.cgroup.settings import Choice, Controller, Setting
 
 __all__ = ["V1Cgroup"]
 
@@ -50,6 +51,9 @@ _CONTROLLERS: Mapping[str, Controller] = {
 
 #: Joined wherever they are mounted, also without a limit: to count, to freeze, to guard.
 _ALWAYS = frozenset({"pids", "memory", "cpu", "cpuacct", "freezer", "devices"})
+#: What they count can be told apart by container, and nothing else stays there of one. Memory is charged to a cgroup
+#: until it is reclaimed; and with a limit of CPU or I/O, what one has used up in a period the next one has not got.
+_LASTING = frozenset({"pids", "cpu", "cpuacct", "freezer", "devices", "cpuset"})
 
 
 class V1Cgroup(CgroupDriver):
@@ -60,6 +64,7 @@ class V1Cgroup(CgroupDriver):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._layouts: dict[str, _Layout] = {}
+        self._kept = False
 
     @classmethod
     def detect(cls) -> Detection:
@@ -79,17 +84,34 @@ class V1Cgroup(CgroupDriver):
     def traces(self, context: Context) -> tuple[Trace, ...]:
         return tuple(Trace("cgroup", directory) for directory in self._layout(context).unique)
 
+    async def keep(self, context: Context) -> None:
+        layout = self._layout(context)
+        chosen = layout.settings_of(layout.lasting)
+        directories.make("v1", layout.lasting, configure=lambda: settings.apply("v1", chosen))
+        self._kept = True
+
+    async def drop(self, context: Context) -> None:
+        if self._kept:
+            layout = self._layout(context)
+            await directories.remove("v1", layout.lasting, _V1(layout.directories).kill)
+
     @asynccontextmanager
     async def host(self, context: Context) -> AsyncIterator[Cgroup]:
         layout = self._layout(context)
         cgroup = _V1(layout.directories)
+        to_make, chosen = layout.unique, layout.choice.settings
+        if self._kept:
+            cgroup = _V1(layout.directories, _Counted.read(layout.directories))
+            to_make, chosen = layout.fresh, layout.settings_of(layout.fresh)
         async with directories.made(
             "v1",
-            layout.unique,
-            configure=lambda: settings.apply("v1", layout.choice.settings),
+            to_make,
+            configure=lambda: settings.apply("v1", chosen),
             kill=cgroup.kill,
         ):
             yield cgroup
+        if self._kept:
+            await directories.emptied("v1", layout.lasting, cgroup.kill)
 
     def _layout(self, context: Context) -> _Layout:
         """Made once a container, so that what was promised is what is applied."""
@@ -105,32 +127,44 @@ class _Layout:
         directories: Of the container, by controller; several controllers may share one.
         memberships: For each of them, the promise that a process is in it.
         choice: What is written there.
+        lasting: Those of them that one container after the other can have.
     """
 
     directories: Mapping[str, str]
     memberships: Mapping[str, InCgroup]
     choice: Choice
+    lasting: tuple[str, ...]
 
-    @property
+    @cached_property
     def unique(self) -> tuple[str, ...]:
-        return _unique(self.directories)
+        """Each directory once."""
+        return tuple(dict.fromkeys(self.directories.values()))
 
+    @cached_property
+    def fresh(self) -> tuple[str, ...]:
+        """Those that each container has for itself."""
+        return tuple(directory for directory in self.unique if directory not in self.lasting)
 
-def _unique(directories: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(directories.values()))
+    def settings_of(self, directories: Collection[str]) -> tuple[Setting, ...]:
+        """What is written in some of them."""
+        return tuple(setting for setting in self.choice.settings if os.path.dirname(setting.path) in directories)
 
 
 def _decide(context: Context) -> _Layout:
     """Everything that there will be, from the context and what is mounted."""
     limits = set(context.spec.limits.wanted)
     wanted = {name for name, controller in _CONTROLLERS.items() if not limits.isdisjoint(controller.limits)}
+    lasts = _LASTING if context.spec.limits.cpu_max is None else _LASTING - {"cpu"}
     found: dict[str, str] = {}
     memberships: dict[str, InCgroup] = {}
+    lasting: list[str] = []
     for hierarchy in hierarchies():
         if hierarchy.version == 1 and hierarchy.controllers & (wanted | _ALWAYS) and _writable(hierarchy):
             directory, membership = hierarchy.below(f"pysuper.{context.id}")
             memberships[directory] = membership
             found |= dict.fromkeys(sorted(hierarchy.controllers), directory)
+            if hierarchy.controllers <= lasts:
+                lasting.append(directory)
     if not context.privileged:
         # devices.deny is for CAP_SYS_ADMIN only, and nobody else could make a device node anyway.
         found.pop("devices", None)
@@ -140,7 +174,8 @@ def _decide(context: Context) -> _Layout:
             remedy="use --cgroup v2 or --cgroup none",
         )
     controllers = {**_CONTROLLERS, "devices": devices_v1(context.spec)}
-    return _Layout(found, memberships, settings.choose(context.spec, controllers, found, _missing))
+    choice = settings.choose(context.spec, controllers, found, _missing)
+    return _Layout(found, memberships, choice, tuple(path for path in lasting if path in found.values()))
 
 
 def _writable(hierarchy: Hierarchy) -> bool:
@@ -171,19 +206,53 @@ def _missing(controller: str, limits: str) -> DriverError:
 
 
 @attrs.frozen
+class _Counted:
+    """What is counted where more than one container may have been; None where nothing counts it."""
+
+    user_ns: int | None = 0
+    system_ns: int | None = 0
+    pids_max_hits: int | None = 0
+
+    @classmethod
+    def read(cls, directories: Mapping[str, str]) -> _Counted:
+        """So far."""
+        return cls(
+            files.read_number(_file(directories, "cpuacct.usage_user")),
+            files.read_number(_file(directories, "cpuacct.usage_sys")),
+            files.read_keyed(_file(directories, "pids.events")).get("max"),
+        )
+
+
+def _file(directories: Mapping[str, str], name: str) -> str:
+    """The path of a file, named after its controller; one that never exists without it."""
+    return f"{directories.get(name.partition('.')[0], os.devnull)}/{name}"
+
+
+def _since(before: int | None, now: int | None) -> int | None:
+    return None if now is None else now - (before or 0)
+
+
+@attrs.frozen
 class _V1(Cgroup):
-    """The directories of one container, by controller."""
+    """
+    The directories of one container.
+
+    Attributes:
+        directories: By controller.
+        before: What had been counted there when it came.
+    """
 
     directories: Mapping[str, str]
+    before: _Counted = _Counted()
 
     def processes(self) -> list[int]:
-        return files.processes(_unique(self.directories))
+        return files.processes(dict.fromkeys(self.directories.values()))
 
     def kill(self) -> None:
         """Between freeze and thaw: a frozen v1 cgroup holds SIGKILL back until it is thawed."""
         with contextlib.suppress(OSError):
-            files.write(self._file("freezer.state"), "FROZEN")
-        files.kill(_unique(self.directories))
+            files.write(_file(self.directories, "freezer.state"), "FROZEN")
+        files.kill(dict.fromkeys(self.directories.values()))
         # One by one, because a cgroup below that was frozen by itself stays so.
         for directory in files.tree(self.directories.get("freezer", os.devnull)):
             with contextlib.suppress(OSError):
@@ -195,29 +264,26 @@ class _V1(Cgroup):
     def thaw(self) -> None:
         self._freezer("THAWED")
 
-    def _file(self, name: str) -> str:
-        """The path of a file, named after its controller; one that never exists without it."""
-        return f"{self.directories.get(name.partition('.')[0], os.devnull)}/{name}"
-
     def _freezer(self, state: str) -> None:
         """Kernel: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst."""
         if "freezer" not in self.directories:
             raise _missing("freezer", "freezing")
-        path = self._file("freezer.state")
+        path = _file(self.directories, "freezer.state")
         try:
             files.write(path, state)
         except OSError as error:
             raise settings.unwritten("v1", path, state, error) from error
 
     def statistics(self) -> Statistics:
-        user = files.read_number(self._file("cpuacct.usage_user"))
-        system = files.read_number(self._file("cpuacct.usage_sys"))
+        counted = _Counted.read(self.directories)
+        user = _since(self.before.user_ns, counted.user_ns)
+        system = _since(self.before.system_ns, counted.system_ns)
         return Statistics(
             cpu_user=None if user is None else user / 1e9,
             cpu_system=None if system is None else system / 1e9,
-            memory_current=files.read_number(self._file("memory.usage_in_bytes")),
-            memory_peak=files.read_number(self._file("memory.max_usage_in_bytes")),
-            pids_current=files.read_number(self._file("pids.current")),
-            pids_max_hits=files.read_keyed(self._file("pids.events")).get("max"),
-            oom_kills=files.read_keyed(self._file("memory.oom_control")).get("oom_kill"),
+            memory_current=files.read_number(_file(self.directories, "memory.usage_in_bytes")),
+            memory_peak=files.read_number(_file(self.directories, "memory.max_usage_in_bytes")),
+            pids_current=files.read_number(_file(self.directories, "pids.current")),
+            pids_max_hits=_since(self.before.pids_max_hits, counted.pids_max_hits),
+            oom_kills=files.read_keyed(_file(self.directories, "memory.oom_control")).get("oom_kill"),
         )

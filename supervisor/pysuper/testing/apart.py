@@ -18,8 +18,8 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import attrs
@@ -73,18 +73,20 @@ class Lived:
     meant: bool = True
 
 
-def killed(kind: str, choice: DriverChoice, keeps: Sequence[str], forgets: Sequence[str]) -> Killed:
+def killed(kind: str, choice: DriverChoice, keeps: Sequence[str], forgets: Sequence[str], *, pooled: bool) -> Killed:
     """
     Kill a supervisor at each task step, until its container runs, and then; stop when something is left.
 
     Args:
         kind, choice: Of the driver.
         keeps, forgets: See `PluginTests`.
+        pooled: The container comes into a place where another one has been.
 
     Raises:
         Broken: A supervisor ended before it was killed.
     """
-    answer = _ask({"do": "kill", "keeps": list(keeps), "forgets": list(forgets)} | _described(kind, choice), user=None)
+    request = {"do": "kill", "keeps": list(keeps), "forgets": list(forgets), "pooled": pooled}
+    answer = _ask(request | _described(kind, choice), user=None)
     if "error" in answer:
         raise Broken(answer["error"], do="see whether its containers start at all")
     return Killed(answer["step"], tuple(answer["left"]))
@@ -145,7 +147,9 @@ def main() -> None:
     spec = spec_with(kind, choice, ("/bin/sh", "-c", IDLE if request["do"] == "kill" else "exit 0"))
     if request["do"] == "kill":
         hooks = [choice] if kind == "hook" else []
-        answer = _kill_at_each_step(spec, hooks, request["keeps"], request["forgets"])
+        life = functools.partial(_live_until, spec, hooks, request["pooled"])
+        make_plan(spec)  # so that everything is imported before the first fork
+        answer = _kill_at_each_step(life, request["keeps"], request["forgets"])
     else:
         answer = attrs.asdict(_live(kind, choice, spec))
     json.dump(answer, sys.stdout)
@@ -173,15 +177,16 @@ def _live(kind: str, choice: DriverChoice, spec: ContainerSpec) -> Lived:
     return Lived(None)
 
 
-def _kill_at_each_step(
-    spec: ContainerSpec, hooks: list[DriverChoice], keeps: list[str], forgets: list[str]
-) -> dict[str, Any]:
+#: Lives until it is killed, at a task step; writes to a descriptor what happens.
+_Life = Callable[[int, int], Awaitable[None]]
+
+
+def _kill_at_each_step(life: _Life, keeps: list[str], forgets: list[str]) -> dict[str, Any]:
     syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    make_plan(spec)  # so that everything is imported before the first fork
     for step in itertools.count(1):
         forget(forgets)
         before = Snapshot.take(MARK)
-        status, told = _forked(spec, hooks, step)
+        status, told = _forked(life, step)
         changes = Changes(made=[line for line in told if line != _RUNNING])
         left = before.left(functools.partial(_left, changes, keeps))
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
@@ -203,13 +208,13 @@ def _left(changes: Changes, keeps: list[str]) -> list[str]:
     return changes.left(keeps, MARK)
 
 
-def _forked(spec: ContainerSpec, hooks: list[DriverChoice], step: int) -> tuple[int, list[str]]:
+def _forked(life: _Life, step: int) -> tuple[int, list[str]]:
     """Live in a child until it is killed; its wait status, and what it has said meanwhile."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            trio.run(_live_until, spec, hooks, step, write)
+            trio.run(life, step, write)
         except BaseException:
             traceback.print_exc()
         os._exit(1)
@@ -219,7 +224,7 @@ def _forked(spec: ContainerSpec, hooks: list[DriverChoice], step: int) -> tuple[
     return os.waitpid(pid, 0)[1], told
 
 
-async def _live_until(spec: ContainerSpec, hooks: list[DriverChoice], step: int, write: int) -> None:
+async def _live_until(spec: ContainerSpec, hooks: list[DriverChoice], pooled: bool, step: int, write: int) -> None:
     """Kill this process at a task step, or when the container runs."""
 
     def kill() -> None:
@@ -229,8 +234,13 @@ async def _live_until(spec: ContainerSpec, hooks: list[DriverChoice], step: int,
         os.write(write, os.fsencode(f"{line}\n"))
 
     with watched(tell), act_at(step, kill):
-        async with open_stage(hooks=hooks) as stage:
-            await stage.start(spec)
+        async with open_stage(hooks=hooks) as stage, AsyncExitStack() as stack:
+            if pooled:
+                start = await stack.enter_async_context(stage.place(spec))
+                await (await start()).stop()
+                await start()
+            else:
+                await stage.start(spec)
             tell(_RUNNING)
             kill()
 

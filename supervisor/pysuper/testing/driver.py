@@ -64,7 +64,7 @@ class DriverTests(PlanTests, LifeTests):
     def has_host_side(self) -> bool:
         """Whether it does something on the host, where things can be left, and waits be interrupted."""
         cls = self.load()
-        return any(getattr(cls, name) is not getattr(Driver, name) for name in ("host", "traces", "at_barrier"))
+        return any(getattr(cls, name) is not getattr(Driver, name) for name in ("host", "keep", "traces", "at_barrier"))
 
     def require_host_side(self) -> None:
         """Raise NotHere if it has none."""
@@ -121,10 +121,14 @@ class DriverTests(PlanTests, LifeTests):
         if not vars(self.load()).get("reusable", False):
             raise NotHere(f"{self.title} does not say that it is reusable: each container has one of its own")
         plans = []
-        async with self.stage() as stage, stage.supervisor.pool(self.spec(f"exit {_STATUS}"), size=0) as pool:
+        async with (
+            self.nothing_left("a pool"),
+            self.stage() as stage,
+            stage.place(self.spec(f"exit {_STATUS}")) as start,
+        ):
             for number in ("first", "second", "third"):
                 try:
-                    container = await pool.start(stdout=None, stderr=None)
+                    container = await start()
                     record = await container.wait()
                 except PysuperError as error:
                     raise Broken(f"the {number} container failed: {error}", do=_DO_NOT_REUSE) from error
@@ -132,3 +136,32 @@ class DriverTests(PlanTests, LifeTests):
                 require(record.exit_code == _STATUS, found, do=_DO_NOT_REUSE)
                 plans.append(container.plan)
         require(plans[0] is plans[2], "it is not used again", do="let the other drivers of `spec` be reusable ones")
+
+    @rule(
+        "What it keeps for the next container of a pool is dropped when the pool is closed or cancelled, at any await.",
+        because="a place is left when nobody needs it any more, and may be left before anybody has used it.",
+    )
+    async def test_what_it_keeps_is_dropped(self) -> None:
+        self.require_keeping()
+
+        async def live() -> None:
+            async with self.stage() as stage, stage.place(self.spec()) as start:
+                for _ in range(2):
+                    await (await start()).wait()
+
+        await self.cancel_everywhere(live)
+
+    @rule(
+        "kill -9 of the supervisor leaves nothing of what it keeps, either.",
+        because="the launcher knows only what `traces` has announced, before `keep` is called.",
+    )
+    def test_kill_9_leaves_nothing_that_is_kept(self) -> None:
+        self.require_keeping()
+        self.kill_everywhere(pooled=True)
+
+    def require_keeping(self) -> None:
+        """Raise NotHere if it keeps nothing for other containers."""
+        self.require_working()
+        cls = self.load()
+        if not (vars(cls).get("reusable", False) and issubclass(cls, Driver) and cls.keeps()):
+            raise NotHere(f"{self.title} keeps nothing for the next container of a pool")

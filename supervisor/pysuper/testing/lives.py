@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -82,6 +83,10 @@ class LifeTests(InterfaceTests):
             async with self.stage() as stage:
                 await stage.run(self.spec())
 
+        await self.cancel_everywhere(live)
+
+    async def cancel_everywhere(self, live: Callable[[], Awaitable[None]]) -> None:
+        """Cancel a life at each task step in turn, after which nothing may be left."""
         await live()
         for step in range(1, _MANY):
             async with self.nothing_left(f"cancellation at task step {step}"):
@@ -118,7 +123,11 @@ class LifeTests(InterfaceTests):
     def test_kill_9_of_the_supervisor_leaves_nothing(self) -> None:
         self.require_working()
         self.require_host_side()
-        found = apart.killed(self.kind, self.choice, self.keeps, self.forgets)
+        self.kill_everywhere(pooled=False)
+
+    def kill_everywhere(self, *, pooled: bool) -> None:
+        """Kill a supervisor at each task step in turn, whose container is in a pool or not."""
+        found = apart.killed(self.kind, self.choice, self.keeps, self.forgets, pooled=pooled)
         do = "announce in `traces` each directory and cgroup that `host` is going to make; or make it of what ends "
         do += "with the process that has it, as a descriptor does"
         left = ", ".join(found.left)

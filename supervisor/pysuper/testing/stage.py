@@ -8,8 +8,9 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from io import FileIO
 from typing import Any
 
@@ -140,6 +141,12 @@ class Stage:
     ) -> Container:
         """Start a container, whose standard error is dropped."""
         return await self.supervisor.start(spec, stdin=self._idle, stdout=stdout, stderr=None, subject=subject)
+
+    @asynccontextmanager
+    async def place(self, spec: ContainerSpec) -> AsyncIterator[Callable[[], Awaitable[Container]]]:
+        """What starts containers that come into one place of a pool, one after the other."""
+        async with self.supervisor.pool(spec, size=0) as pool:
+            yield partial(pool.start, stdin=self._idle, stdout=None, stderr=None)
 
     async def run(self, spec: ContainerSpec) -> ExitRecord:
         """Run one to its end."""
