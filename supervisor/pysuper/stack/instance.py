@@ -234,7 +234,8 @@ class Instance:
                 if self.member.healthcheck is not None:
                     self._spawn_phase(partial(self._check_health, self.member.healthcheck))
             case Action.DELAY:
-                self._spawn_phase(partial(self._after, delay))
+                if delay:  # otherwise it is over, see `_judge`
+                    self._spawn_phase(partial(self._after, delay))
             case Action.SCHEDULE:
                 self._spawn_phase(self._await_due)
             case Action.NOTHING:
@@ -317,6 +318,11 @@ class Instance:
     ) -> AsyncIterator[tuple[ContainerSpec, dict[int, int]]]:
         """Until the end of a run, listen to what the container says of itself, if its readiness depends on that."""
         probe = None if self.member.readiness is None else self.member.readiness.probe
+        if isinstance(probe, LogProbe):
+            output.expect(probe.pattern, self._told)
+        if not isinstance(probe, NotifyProbe | DescriptorProbe):
+            yield spec, {}
+            return
         async with trio.open_nursery() as nursery:
             match probe:
                 case NotifyProbe():
@@ -328,11 +334,6 @@ class Instance:
                     nursery.start_soon(self._heed_newline, FdStream(read))
                     with os.fdopen(write, "wb"):
                         yield spec, {probe.number: write}
-                case LogProbe():
-                    output.expect(probe.pattern, self._told)
-                    yield spec, {}
-                case _:
-                    yield spec, {}
             nursery.cancel_scope.cancel()
 
     async def _heed_reports(self, reports: NotifySocket) -> None:
@@ -381,6 +382,8 @@ class Instance:
         self._hub.journal.write("exited", container=self.name, run=self.run, **found)
         detail = verdict.detail or ("" if success else record.describe())
         self.post(verdict.event, detail=detail, delay=verdict.delay)
+        if not verdict.delay:
+            self.post(Event.DELAY_OVER)
 
     # --- spares for the next runs ---
 

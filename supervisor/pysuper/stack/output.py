@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
-from trio.lowlevel import FdStream
 
 from pysuper.stack.journal import Journal, LineSplitter
 from pysuper.stack.spec import LogMode
@@ -47,10 +46,10 @@ class Output:
         self._turns = turns
         self._expected: tuple[re.Pattern[bytes], trio.Event] | None = None
         self._ends: list[int] = []
-        self._readers: list[FdStream] = []
+        self._readers: list[int] = []
         for _ in _STREAMS:
             read, write = os.pipe()
-            self._readers.append(FdStream(read))
+            self._readers.append(read)
             self._ends.append(write)
         self.stdout, self.stderr = self._ends
 
@@ -75,22 +74,22 @@ class Output:
                 self.started()
                 nursery.cancel_scope.deadline = trio.current_time() + _PATIENCE
 
-    async def _collect(self, stream: str, reader: FdStream) -> None:
+    async def _collect(self, stream: str, reader: int) -> None:
         splitter = LineSplitter()
         drops = _Drops(self._journal, self._name, self._run) if self._mode is LogMode.DROP else None
-        async with reader:
-            try:
-                chunk = b"-"
-                while chunk:
-                    await trio.lowlevel.wait_readable(reader.fileno())
-                    async with self._turns:
-                        chunk = bytes(await reader.receive_some(_CHUNK))
-                        if drops is None or drops.allows(chunk):
-                            self._take(stream, splitter.feed(chunk))
-            finally:
-                self._take(stream, splitter.finish())
-                if drops is not None:
-                    drops.report()
+        try:
+            chunk = b"-"
+            while chunk:
+                await trio.lowlevel.wait_readable(reader)
+                async with self._turns:
+                    chunk = os.read(reader, _CHUNK)  # of which nobody else reads, so that it does not block
+                    if drops is None or drops.allows(chunk):
+                        self._take(stream, splitter.feed(chunk))
+        finally:
+            os.close(reader)
+            self._take(stream, splitter.finish())
+            if drops is not None:
+                drops.report()
 
     def _take(self, stream: str, lines: bytes) -> None:
         self._journal.output(self._name, self._run, stream, lines)
