@@ -82,10 +82,12 @@ def _measured(rig: Rig, arguments: argparse.Namespace) -> dict[str, Any]:
     systems = [system for system in systems if system.name in samples]
     # What the others take tells how many of them there is time for.
     medians = {name: median(sample.total) for name, sample in samples.items()}
-    repeats = 3 if rounds >= _ENOUGH else 1
+    repeats, batch_repeats = (3, 5) if rounds >= _ENOUGH else (1, 1)
     batches: list[Batch] = []
     if "batch" not in arguments.without:
-        batches, failed = _told("batches", lambda: batch(rig, systems, medians, arguments.batch, repeats, seconds))
+        batches, failed = _told(
+            "batches", lambda: batch(rig, systems, medians, arguments.batch, batch_repeats, seconds)
+        )
         left_out |= failed
     rows: list[Many] = []
     if "many" not in arguments.without:

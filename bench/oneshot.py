@@ -4,6 +4,8 @@ One command in a container, once: the whole time, the time to its first instruct
 
 from __future__ import annotations
 
+import sys
+
 import attrs
 
 from bench.measure import Failed, rotated, run
@@ -11,7 +13,7 @@ from bench.ours import Ours
 from bench.peers import System
 from bench.rig import Rig
 
-__all__ = ["API", "POOL", "WARM", "Samples", "oneshot"]
+__all__ = ["API", "IMPORTS", "POOL", "WARM", "Samples", "oneshot"]
 
 #: What a spare of a pool is called in tables; it has an init.
 WARM = "pysuper, warm spare"
@@ -19,6 +21,8 @@ WARM = "pysuper, warm spare"
 POOL = "pysuper, pool"
 #: How the Python API is called in tables, by whether there is an init.
 API = {True: "pysuper, Python API", False: "pysuper, Python API, no init"}
+#: Programs that import what pysuper is made of and end at once, by module: what no program is faster than that does.
+IMPORTS = {module: f"python3, import {module}" for module in ("attrs", "trio")}
 
 
 @attrs.define
@@ -29,7 +33,8 @@ class Samples:
     Attributes:
         total: Of /bin/true, from the start of the program until it is known to have ended.
         first: From there to the first instruction of a command.
-        notice: From the last instruction of that command until its end is known, with all that follows from it.
+        notice: From the last instruction of that command until its end is known, with all that follows from it. This
+            and `first` are empty of what runs no command.
         exit: Until its end is known to pysuper, or to the floor, before they have cleaned up.
     """
 
@@ -56,7 +61,8 @@ def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> tu
         The samples, and which system failed, with the reason.
     """
     peers = {system.name: system for system in systems}
-    samples = {name: Samples() for name in [*peers, *API.values(), WARM]}
+    imports = {name: module for module, name in IMPORTS.items()}
+    samples = {name: Samples() for name in [*peers, *imports, *API.values(), WARM]}
     left_out: dict[str, str] = {}
     with Ours(rig.root) as ours:
         ours.ask("ready")
@@ -71,11 +77,20 @@ def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> tu
                     except Failed as error:
                         left_out[name] = str(error)
                         del samples[name]
+                elif name in imports:
+                    sample.total.append(_import(imports[name]))
                 else:
                     init, warm = name != API[False], name == WARM
                     for figure, values in ours.ask("once", count=1, init=init, warm=warm).items():
                         getattr(sample, figure).extend(values)
     return samples, left_out
+
+
+def _import(module: str) -> float:
+    """Seconds, without those in which Python would collect garbage and take itself apart."""
+    code = f"import gc, os; gc.disable(); import {module}; os._exit(0)"
+    whole = run([sys.executable, "-c", code])
+    return (whole.known - whole.began) / 1e9
 
 
 def _once(rig: Rig, system: System, sample: Samples) -> None:

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from bench.measure import median
-from bench.oneshot import API, POOL, WARM
+from bench.oneshot import API, IMPORTS, POOL, WARM
 
 __all__ = ["targets"]
 
@@ -16,70 +16,91 @@ Figures = Mapping[str, Any]
 _FLOOR, _PLAIN, _OURS = "C floor, full", "plain process", API[True]
 #: What is no peer.
 _OWN = ("C floor", "plain process", "pysuper")
+#: Peers that have a cgroup with a limit, as every container of ours has.
+_LIMITED = ("crun", "runc", "lxc-execute", "podman")
 
 
-def targets(figures: Figures) -> Iterator[tuple[str, str, str]]:
-    """What, how much is wanted, and what was found; those without figures are left out."""
+#: What, how much is wanted, what was found, and what would be if pysuper took no time of its own.
+Target = tuple[str, str, str, str]
+
+
+def targets(figures: Figures) -> Iterator[Target]:
+    """All of which there are figures."""
     yield from _oneshot(figures["oneshot"])
     yield from _batch({(each["system"], each["jobs"]): median(each["rates"]) for each in figures["batch"]})
-    yield from _many([row for row in figures["many"] if row["system"] == _OURS])
+    yield from _many({(row["system"], row["size"]): row for row in figures["many"]})
     if figures["stack"] and figures["stack"]["restart"]:
         yield from _restart({name: times["median"] for name, times in figures["stack"]["restart"].items()})
 
 
-def _oneshot(samples: Figures) -> Iterator[tuple[str, str, str]]:
-    def time(name: str, figure: str) -> float:
-        return median(samples[name][figure])
+def _oneshot(samples: Figures) -> Iterator[Target]:
+    def ratio(name: str, figure: str, other: str, others: str) -> float | None:
+        if not {name, other} <= set(samples):
+            return None
+        return median(samples[name][figure]) / median(samples[other][others])
 
-    if {"pysuper run", "runc"} <= set(samples):
-        ratio = time("pysuper run", "first") / time("runc", "first")
-        yield _judged("`pysuper run` to the first instruction, to runc's", ratio, most=1)
-    podmans = [time(name, "total") for name in samples if name.startswith("podman")]
+    if found := ratio("pysuper run", "first", "runc", "first"):
+        best = ratio(IMPORTS["attrs"], "total", "runc", "first")
+        yield _judged("`pysuper run` to the first instruction, to runc's", found, best, most=1)
+    podmans = [name for name in samples if name.startswith("podman")]
     if "pysuper run" in samples and podmans:
-        yield _judged("`pysuper run` in all, to podman's", time("pysuper run", "total") / min(podmans), most=0.6)
-    if _PLAIN in samples:
-        ratio = time(_OURS, "exit") / time(_PLAIN, "notice")
-        yield _judged("exit until the API knows, to wait4(2) for a plain process", ratio, most=2)
-    if _FLOOR in samples:
-        ratio = time(_OURS, "exit") / time(_FLOOR, "exit")
-        yield _judged("exit until the API knows, to wait4(2) for the C floor's", ratio, most=2)
-    if {WARM, _FLOOR} <= set(samples):
-        ratio = time(WARM, "first") / time(_FLOOR, "first")
-        yield _judged("a warm spare to the first instruction, to the C floor's", ratio, most=0.25)
+        podman = min(podmans, key=lambda name: median(samples[name]["total"]))
+        found, best = (ratio(name, "total", podman, "total") for name in ("pysuper run", IMPORTS["trio"]))
+        yield _judged("`pysuper run` in all, to podman's", found, best, most=0.6)
+    if found := ratio(_OURS, "exit", _PLAIN, "notice"):
+        best = ratio(_FLOOR, "exit", _PLAIN, "notice")
+        yield _judged("exit until the API knows, to wait4(2) for a plain process", found, best, most=2)
+    if found := ratio(_OURS, "exit", _FLOOR, "exit"):
+        yield _judged("exit until the API knows, to wait4(2) for the C floor's", found, most=2)
+    if found := ratio(WARM, "first", _FLOOR, "first"):
+        yield _judged("a warm spare to the first instruction, to the C floor's", found, most=0.25)
 
 
-def _batch(rates: Mapping[tuple[str, int], float]) -> Iterator[tuple[str, str, str]]:
+def _batch(rates: Mapping[tuple[str, int], float]) -> Iterator[Target]:
     for (name, jobs), rate in rates.items():
         if name not in (_OURS, POOL):
             continue
         batch = f"batch{' from a pool' if name == POOL else ''}, {jobs} at once"
-        if (_FLOOR, jobs) in rates:
-            title = f"{batch}, to the C floor's containers a second"
-            yield _judged(title, rate / rates[_FLOOR, jobs], least=0.6)
+        floor = rates.get((_FLOOR, jobs))
+        if floor is not None:
+            yield _judged(f"{batch}, to the C floor's containers a second", rate / floor, least=0.6)
         peers = {other: r for (other, j), r in rates.items() if j == jobs and not other.startswith(_OWN)}
         if peers:
             fastest = max(peers, key=lambda other: peers[other])
-            title = f"{batch}, to the fastest peer's ({fastest})"
-            yield _judged(title, rate / peers[fastest], least=1)
+            best = None if floor is None else floor / peers[fastest]
+            yield _judged(f"{batch}, to the fastest peer's ({fastest})", rate / peers[fastest], best, least=1)
+        if limited := {other: peers[other] for other in peers if other.startswith(_LIMITED)}:
+            fastest = max(limited, key=lambda other: limited[other])
+            title = f"{batch}, to the fastest peer's with a limit ({fastest})"
+            yield _judged(title, rate / limited[fastest], least=1)
 
 
-def _many(rows: list[Figures]) -> Iterator[tuple[str, str, str]]:
-    if rows:
-        first, last = (choose(rows, key=lambda row: row["size"]) for choose in (min, max))
-        yield _judged(f"MB of each of {last['size']} that sleep", median(last["memory"]), most=0.25)
-        if last["size"] > first["size"]:
-            ratio = median(last["starts"]) / median(first["starts"])
-            yield _judged(f"one more beside {last['size']}, to one beside {first['size']}", ratio, most=1.1)
+def _many(rows: Mapping[tuple[str, int], Figures]) -> Iterator[Target]:
+    sizes = [size for name, size in rows if name == _OURS]
+    if sizes:
+        first, last = min(sizes), max(sizes)
+        yield _judged(f"MB of each of {last} that sleep", median(rows[_OURS, last]["memory"]), most=0.25)
+        if last > first:
+            ours, floor = (
+                median(rows[name, last]["starts"]) / median(rows[name, first]["starts"])
+                if {(name, first), (name, last)} <= set(rows)
+                else None
+                for name in (_OURS, _FLOOR)
+            )
+            yield _judged(f"one more beside {last}, to one beside {first}", ours, floor, most=1.1)
 
 
-def _restart(medians: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
+def _restart(medians: Mapping[str, float]) -> Iterator[Target]:
     for ours, other in product(medians, medians):
         if ours.startswith("pysuper") and not other.startswith("pysuper"):
             title = f"death to restart, {ours}, to {other.partition(',')[0]}'s"
             yield _judged(title, medians[ours] / medians[other], most=1)
 
 
-def _judged(what: str, value: float, *, least: float | None = None, most: float | None = None) -> tuple[str, str, str]:
+def _judged(
+    what: str, value: float | None, best: float | None = None, *, least: float | None = None, most: float | None = None
+) -> Target:
+    assert value is not None
     met = (least is None or value >= least) and (most is None or value <= most)
     wanted = f"at least {least:g}" if least is not None else f"at most {most:g}"
-    return what, wanted, f"{value:.2f}" if met else f"**{value:.2f}**"
+    return what, wanted, f"{value:.2f}" if met else f"**{value:.2f}**", "" if best is None else f"{best:.2f}"

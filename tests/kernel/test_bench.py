@@ -141,8 +141,11 @@ def test_a_tiny_run_writes_figures_tables_and_plots(tmp_path: Path) -> None:
     assert {(row["system"], row["size"]) for row in figures["many"]} == {
         (name, size) for name in (names | ours) - {"plain process"} for size in (2,)
     }
+    for name in ("python3, import attrs", "python3, import trio"):
+        assert all(seconds > 0 for seconds in figures["oneshot"][name]["total"])
     report = (tmp_path / "report.md").read_text()
     assert "A smoke run" in report
+    assert re.search(r"\| batch from a pool, 4 at once, to the fastest peer's \(unshare\) \|( [^|]*\d[*]* [|]){3}", report)
     assert all(f"| {name} |" in report for name in names | ours)
     assert sorted(os.listdir("/sys/fs/cgroup")) == before
     assert Path("/proc/mounts").read_text() == mounts
