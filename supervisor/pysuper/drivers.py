@@ -414,7 +414,7 @@ class LifecycleEvent:
         """For JSON: without what is None, the spec, and the receipts of the record."""
         told = {a.name: getattr(self, a.name) for a in attrs.fields(LifecycleEvent) if a.name not in {"spec", "record"}}
         if self.record is not None:
-            told["record"] = {key: value for key, value in self.record.to_dict().items() if key != "receipts"}
+            told["record"] = self.record.to_dict(receipts=False)
         return {key: value for key, value in told.items() if value is not None}
 
 

@@ -96,9 +96,9 @@ class ExitRecord(ExitStatus):
             error=str(error),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return attrs.asdict(self)
+    def to_dict(self, *, receipts: bool = True) -> dict[str, Any]:
+        """For JSON, with its receipts or without."""
+        return attrs.asdict(self, filter=None if receipts else lambda field, _: field.name != "receipts")
 
     def describe(self) -> str:
         """How it ended, in words."""

@@ -50,12 +50,10 @@ def postmortem(
         limits: To hold the peaks against.
         log: The last lines of its output.
     """
-    told = record.to_dict()
-    told.pop("receipts")
     bounds = {name: getattr(limits, name) for name in limits.wanted}
     return {
         "summary": record.describe(),
-        "record": told,
+        "record": record.to_dict(receipts=False),
         "limits": bounds,
         "log": list(log),
         **({"detail": detail} if detail else {}),
