@@ -2,6 +2,7 @@
 #include "launcher.h"
 
 #include <dirent.h>
+#include <search.h>
 #include <time.h>
 
 /* Seconds that the clean-up after a dead supervisor may take. */
@@ -11,8 +12,8 @@ struct trace {
 	char *kind, *path;
 };
 
-static struct trace *traces;
-static size_t trace_count;
+/* A tree, tsearch(3): there are half a dozen for each container. */
+static void *traces;
 static int *pidfds;
 static size_t pidfd_count;
 
@@ -27,33 +28,45 @@ static void *grown(void *array, size_t count, size_t size)
 	return array;
 }
 
-static size_t find_trace(const char *kind, const char *path)
+static int compare(const void *one, const void *other)
 {
-	size_t i = 0;
+	const struct trace *a = one, *b = other;
+	int order = strcmp(a->path, b->path);
 
-	while (i < trace_count && (strcmp(traces[i].path, path) || strcmp(traces[i].kind, kind)))
-		i++;
-	return i;
+	return order ? order : strcmp(a->kind, b->kind);
+}
+
+static void free_trace(struct trace *trace)
+{
+	free(trace->kind);
+	free(trace->path);
+	free(trace);
 }
 
 /* A launcher that took over may be told twice, or be told to forget what the one before it knew. */
 void remember_trace(const char *kind, const char *path)
 {
-	if (find_trace(kind, path) < trace_count)
-		return;
-	traces = grown(traces, trace_count, sizeof(*traces));
-	traces[trace_count++] = (struct trace){strdup(kind), strdup(path)};
+	struct trace *trace = malloc(sizeof(*trace)), **known;
+
+	if (!trace)
+		_exit(1);
+	*trace = (struct trace){strdup(kind), strdup(path)};
+	if (!trace->kind || !trace->path || !(known = tsearch(trace, &traces, compare)))
+		_exit(1);
+	if (*known != trace)
+		free_trace(trace);
 }
 
 void forget_trace(const char *kind, const char *path)
 {
-	size_t i = find_trace(kind, path);
+	const struct trace key = {(char *)kind, (char *)path};
+	struct trace **known = tfind(&key, &traces, compare), *trace;
 
-	if (i == trace_count)
+	if (!known)
 		return;
-	free(traces[i].kind);
-	free(traces[i].path);
-	traces[i] = traces[--trace_count];
+	trace = *known;
+	tdelete(trace, &traces, compare);
+	free_trace(trace);
 }
 
 void remember_process(int pidfd)
@@ -135,6 +148,18 @@ static bool remove_trace(const struct trace *trace)
 	return !failed || errno == ENOENT;
 }
 
+static struct trace **left;
+static size_t left_count;
+
+static void list_trace(const void *node, VISIT visit, int depth)
+{
+	(void)depth;
+	if (visit != postorder && visit != leaf) /* each once */
+		return;
+	left = grown(left, left_count, sizeof(struct trace *));
+	left[left_count++] = *(struct trace *const *)node;
+}
+
 /* The supervisor is gone: kill its containers and remove what it had made on the host. */
 void clean_up(void)
 {
@@ -143,13 +168,14 @@ void clean_up(void)
 
 	for (size_t i = 0; i < pidfd_count; i++)
 		syscall(SYS_pidfd_send_signal, pidfds[i], SIGKILL, NULL, 0);
-	while (trace_count && monotonic() < deadline) {
-		for (size_t i = 0; i < trace_count;)
-			if (remove_trace(&traces[i]))
-				traces[i] = traces[--trace_count];
+	twalk(traces, list_trace);
+	while (left_count && monotonic() < deadline) {
+		for (size_t i = 0; i < left_count;)
+			if (remove_trace(left[i]))
+				left[i] = left[--left_count];
 			else
 				i++;
-		if (trace_count)
+		if (left_count)
 			nanosleep(&pause, NULL);
 	}
 }

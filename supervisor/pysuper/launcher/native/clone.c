@@ -198,35 +198,38 @@ static int open_namespaces(pid_t pid, const struct list *names, int held[NAMESPA
 	return 0;
 }
 
+/*
+ * The holder: in new namespaces until it is killed, or the launcher dies.
+ *
+ * It shares our memory and descriptors, since to copy them would take longer the more containers there are; so it has
+ * to leave both as they are.
+ */
+static int hold(void *launcher)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (getppid() == *(pid_t *)launcher)
+		pause();
+	return 0;
+}
+
 int hold_namespaces(const struct plan *plan, int held[NAMESPACES], struct trouble *trouble)
 {
-	int ends[2], result;
-	char process[16], byte;
-	pid_t pid;
+	static char stack[16384] __attribute__((aligned(16)));
+	pid_t self = getpid(), pid;
+	char process[16];
+	int result;
 
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return get_in_trouble(trouble, NULL);
-	pid = raw_clone(namespace_flags(&plan->holder), -1, NULL);
-	if (pid == 0) {
-		close(ends[1]);
-		/* End of file: it was killed before, or the launcher is gone. */
-		if (read(ends[0], &byte, 1) < 0)
-			_exit(1);
-		_exit(0);
-	}
-	if (pid < 0) {
-		result = get_in_trouble(trouble, "clone3");
-	} else {
-		snprintf(process, sizeof(process), "%d", pid);
-		result = write_id_maps(process, &plan->holder_ids, trouble);
-		if (result == 0)
-			result = open_namespaces(pid, &plan->holder, held, trouble);
-		kill(pid, SIGKILL);
-		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-			;
-	}
-	close(ends[0]);
-	close(ends[1]);
+	pid = clone(hold, stack + sizeof(stack), CLONE_VM | CLONE_FILES | SIGCHLD | (int)namespace_flags(&plan->holder),
+		    &self);
+	if (pid < 0)
+		return get_in_trouble(trouble, "clone");
+	snprintf(process, sizeof(process), "%d", pid);
+	result = write_id_maps(process, &plan->holder_ids, trouble);
+	if (result == 0)
+		result = open_namespaces(pid, &plan->holder, held, trouble);
+	kill(pid, SIGKILL);
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
 	return result;
 }
 
