@@ -22,6 +22,9 @@ from pysuper.subids import NoSubIds, SubIds
 
 __all__ = ["Place", "Places"]
 
+#: Free places that a pool keeps, each with ids, and maybe cgroups: more than start and end at the same time.
+_MOST_FREE = 64
+
 
 @attrs.define
 class Place:
@@ -103,7 +106,7 @@ class Places:
 
     async def give_back(self, place: Place) -> None:
         """The container there has been cleaned up."""
-        if self._open:
+        if self._open and len(self._free) < _MOST_FREE:
             self._free.append(place)
         else:
             await self._give_up(place)

@@ -273,3 +273,23 @@ async def test_what_comes_with_the_last_answer_replaces_descriptors(launcher: st
                 await reap(launched.pid, launched.pidfd)
         nursery.cancel_scope.cancel()
     assert said.decode() == Path("/etc/hostname").read_text().strip() + "\nerr\n0\n1\n2\n3\n"
+
+
+def memory_of_each(pids: list[int]) -> float:
+    """Their shares (PSS), in kB."""
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    return sum(int(re.findall(r"^Pss: +([0-9]+) kB", rollup, re.MULTILINE)[0]) for rollup in rollups) / len(pids)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes that are not dumpable")
+async def test_an_init_takes_no_more_memory_if_there_have_been_others_before(spec) -> None:
+    wanted, found = spec("exec sleep 1000"), []
+    async with pysuper.open_supervisor(launcher="native") as supervisor:
+        for count in (50, 200, 50):
+            containers = [await supervisor.start(wanted) for _ in range(count)]
+            found.append(memory_of_each([container.pid for container in containers]))
+            for container in containers:
+                container.kill()
+            for container in containers:
+                await container.wait()
+    assert found[2] < 1.15 * found[0]

@@ -411,6 +411,21 @@ async def test_what_a_driver_keeps_is_made_before_the_first_and_dropped_with_the
     assert driver.said == ["traces", "enter", "leave"]
 
 
+async def test_of_many_places_that_are_free_some_are_given_up(supervisor, spec, register, monkeypatch) -> None:
+    monkeypatch.setattr("pysuper.places._MOST_FREE", 2)
+    driver = keeps()
+    async with supervisor.pool(spec("exec sleep 1000", network=register("keeps", driver)), size=0) as pool:
+        containers = [await pool.start() for _ in range(4)]
+        for container in containers:
+            await container.stop()
+            await container.wait()
+        with trio.fail_after(PATIENCE):
+            while driver.said.count("drop") < 2:
+                await trio.sleep(0.01)
+        assert len(pool._places._free) == 2
+    assert driver.said.count("drop") == 4
+
+
 async def test_what_it_keeps_is_dropped_at_the_end_of_the_last_container(supervisor, spec, register) -> None:
     driver = keeps()
     async with supervisor.pool(spec("exec sleep 1000", network=register("keeps", driver)), size=0) as pool:

@@ -2,18 +2,25 @@
 #include "launcher.h"
 
 #include <dirent.h>
-#include <search.h>
+#include <sys/mman.h>
 #include <time.h>
 
 /* Seconds that the clean-up after a dead supervisor may take. */
 #define CLEANUP_BOUND 5.0
 
+/*
+ * Traces are found by their hash, as there are half a dozen for each container. They are in memory that no clone has:
+ * an init would keep all of its pages as they were when it was forked, which adds up to more than all else of it.
+ */
 struct trace {
-	char *kind, *path;
+	struct trace *next; /* of the same hash, or free */
+	size_t size;
+	char kind[16], path[];
 };
 
-/* A tree, tsearch(3): there are half a dozen for each container. */
-static void *traces;
+enum { SLOT = 256, SLOTS = 256, HASHES = 4096 };
+static struct trace **traces, *free_slots;
+static size_t trace_count;
 static int *pidfds;
 static size_t pidfd_count;
 
@@ -28,45 +35,93 @@ static void *grown(void *array, size_t count, size_t size)
 	return array;
 }
 
-static int compare(const void *one, const void *other)
+static void *memory_of_ours(size_t size)
 {
-	const struct trace *a = one, *b = other;
-	int order = strcmp(a->path, b->path);
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	return order ? order : strcmp(a->kind, b->kind);
+	if (memory == MAP_FAILED || madvise(memory, size, MADV_DONTFORK) < 0)
+		_exit(1); /* another launcher takes over */
+	return memory;
 }
 
 static void free_trace(struct trace *trace)
 {
-	free(trace->kind);
-	free(trace->path);
-	free(trace);
+	if (trace->size > SLOT) {
+		munmap(trace, trace->size);
+		return;
+	}
+	trace->next = free_slots;
+	free_slots = trace;
+}
+
+static struct trace *new_trace(const char *kind, const char *path)
+{
+	size_t size = sizeof(struct trace) + strlen(path) + 1;
+	struct trace *trace;
+
+	if (size <= SLOT && !free_slots) {
+		char *slots = memory_of_ours(SLOTS * SLOT);
+		for (int i = 0; i < SLOTS; i++) {
+			trace = (struct trace *)(slots + i * SLOT);
+			trace->size = SLOT;
+			free_trace(trace);
+		}
+	}
+	if (size <= SLOT) {
+		trace = free_slots;
+		free_slots = trace->next;
+	} else {
+		trace = memory_of_ours(size);
+		trace->size = size;
+	}
+	snprintf(trace->kind, sizeof(trace->kind), "%s", kind);
+	strcpy(trace->path, path);
+	return trace;
+}
+
+/* Where it is, or would be, linked to. */
+static struct trace **find_trace(const char *kind, const char *path)
+{
+	uint32_t hash = 2166136261u; /* FNV-1a */
+	struct trace **at;
+
+	for (const char *c = path; *c; c++)
+		hash = (hash ^ (uint8_t)*c) * 16777619u;
+	if (!traces)
+		traces = memory_of_ours(HASHES * sizeof(struct trace *));
+	at = &traces[hash % HASHES];
+	while (*at && (strcmp((*at)->path, path) || strcmp((*at)->kind, kind)))
+		at = &(*at)->next;
+	return at;
 }
 
 /* A launcher that took over may be told twice, or be told to forget what the one before it knew. */
 void remember_trace(const char *kind, const char *path)
 {
-	struct trace *trace = malloc(sizeof(*trace)), **known;
+	struct trace **at = find_trace(kind, path);
 
-	if (!trace)
-		_exit(1);
-	*trace = (struct trace){strdup(kind), strdup(path)};
-	if (!trace->kind || !trace->path || !(known = tsearch(trace, &traces, compare)))
-		_exit(1);
-	if (*known != trace)
-		free_trace(trace);
+	if (*at)
+		return;
+	*at = new_trace(kind, path);
+	(*at)->next = NULL;
+	trace_count++;
+}
+
+static void unlink_trace(struct trace **at)
+{
+	struct trace *trace = *at;
+
+	*at = trace->next;
+	free_trace(trace);
+	trace_count--;
 }
 
 void forget_trace(const char *kind, const char *path)
 {
-	const struct trace key = {(char *)kind, (char *)path};
-	struct trace **known = tfind(&key, &traces, compare), *trace;
+	struct trace **at = find_trace(kind, path);
 
-	if (!known)
-		return;
-	trace = *known;
-	tdelete(trace, &traces, compare);
-	free_trace(trace);
+	if (*at)
+		unlink_trace(at);
 }
 
 void remember_process(int pidfd)
@@ -148,18 +203,6 @@ static bool remove_trace(const struct trace *trace)
 	return !failed || errno == ENOENT;
 }
 
-static struct trace **left;
-static size_t left_count;
-
-static void list_trace(const void *node, VISIT visit, int depth)
-{
-	(void)depth;
-	if (visit != postorder && visit != leaf) /* each once */
-		return;
-	left = grown(left, left_count, sizeof(struct trace *));
-	left[left_count++] = *(struct trace *const *)node;
-}
-
 /* The supervisor is gone: kill its containers and remove what it had made on the host. */
 void clean_up(void)
 {
@@ -168,14 +211,14 @@ void clean_up(void)
 
 	for (size_t i = 0; i < pidfd_count; i++)
 		syscall(SYS_pidfd_send_signal, pidfds[i], SIGKILL, NULL, 0);
-	twalk(traces, list_trace);
-	while (left_count && monotonic() < deadline) {
-		for (size_t i = 0; i < left_count;)
-			if (remove_trace(left[i]))
-				left[i] = left[--left_count];
-			else
-				i++;
-		if (left_count)
+	while (trace_count && monotonic() < deadline) {
+		for (int hash = 0; hash < HASHES; hash++)
+			for (struct trace **at = &traces[hash]; *at;)
+				if (remove_trace(*at))
+					unlink_trace(at);
+				else
+					at = &(*at)->next;
+		if (trace_count)
 			nanosleep(&pause, NULL);
 	}
 }

@@ -175,9 +175,9 @@ static void serve(int control, char *packet)
 
 int main(int argc, char **argv)
 {
+	static char packet[MAX_PACKET];
 	struct epoll_event events[32];
 	int control;
-	char *packet;
 
 	if (argc != 2)
 		return 125;
@@ -194,9 +194,7 @@ int main(int argc, char **argv)
 	seal();
 	fcntl(control, F_SETFD, FD_CLOEXEC);
 	epoll = epoll_create1(EPOLL_CLOEXEC);
-	/* Not of the heap, so that an init can give it back. */
-	packet = mmap(NULL, MAX_PACKET, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (epoll < 0 || packet == MAP_FAILED)
+	if (epoll < 0)
 		return 1;
 	watch(control);
 	for (;;) {
