@@ -416,7 +416,7 @@ async def spares(stack: Stack, name: str, number: int) -> list[int]:
 async def test_the_next_run_is_a_spare_that_was_ready(stacks: Stacks) -> None:
     async with stacks.run("""
         [container.web]
-        command = ["sh", "-c", "echo go >&3; echo run; exec sleep 1000"]
+        command = ["sh", "-c", "echo run; echo go >&3; exec sleep 1000"]
         ready = { fd = 3 }
         warm = 2
         restart = { policy = "always", delay = 0 }
