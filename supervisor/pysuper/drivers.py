@@ -154,12 +154,15 @@ class Driver(Plugin):
 
     One that keeps what it has made, such as a directory that is empty at the end of each container:
 
+        _kept = False
+
         async def keep(self, context: Context) -> None:
             os.mkdir(_path(context))
             self._kept = True
 
         async def drop(self, context: Context) -> None:
-            os.rmdir(_path(context))
+            if self._kept:
+                os.rmdir(_path(context))
 
         @asynccontextmanager
         async def host(self, context: Context) -> AsyncIterator[None]:

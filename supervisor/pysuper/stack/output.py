@@ -47,10 +47,15 @@ class Output:
         self._expected: tuple[re.Pattern[bytes], trio.Event] | None = None
         self._ends: list[int] = []
         self._readers: list[int] = []
-        for _ in _STREAMS:
-            read, write = os.pipe()
-            self._readers.append(read)
-            self._ends.append(write)
+        try:
+            for _ in _STREAMS:
+                read, write = os.pipe()
+                self._readers.append(read)
+                self._ends.append(write)
+        except OSError:  # out of descriptors, of which those are needed that there are
+            for descriptor in (*self._readers, *self._ends):
+                os.close(descriptor)
+            raise
         self.stdout, self.stderr = self._ends
 
     def started(self) -> None:
