@@ -207,8 +207,19 @@ def _missing(controller: str, limits: str) -> DriverError:
 
 @attrs.frozen
 class _Counted:
-    """What is counted where more than one container may have been; None where nothing counts it."""
+    """
+    What is counted where more than one container may have been; None where nothing counts it.
 
+    Attributes:
+        cpu_ns: CPU time, by the scheduler's clock.
+        user_ns, system_ns: What ran when the timer's interrupt came, one tick of some milliseconds for each. A process
+            may have used many times its ticks, or none of them, so they say how cpu_ns divides, and no more.
+        pids_max_hits: Forks that were refused.
+
+    Kernel: kernel/sched/cpuacct.c; kernel/sched/cputime.c, cputime_adjust().
+    """
+
+    cpu_ns: int | None = 0
     user_ns: int | None = 0
     system_ns: int | None = 0
     pids_max_hits: int | None = 0
@@ -217,10 +228,24 @@ class _Counted:
     def read(cls, directories: Mapping[str, str]) -> _Counted:
         """So far."""
         return cls(
+            files.read_number(_file(directories, "cpuacct.usage")),
             files.read_number(_file(directories, "cpuacct.usage_user")),
             files.read_number(_file(directories, "cpuacct.usage_sys")),
             files.read_keyed(_file(directories, "pids.events")).get("max"),
         )
+
+    def since(self, before: _Counted) -> _Counted:
+        """What came after `before`."""
+        return _Counted(*(_since(*pair) for pair in zip(attrs.astuple(before), attrs.astuple(self), strict=True)))
+
+    @property
+    def seconds(self) -> tuple[float | None, float | None]:
+        """CPU time in user space and in the kernel; without a tick it is all in user space, as with wait4(2)."""
+        if self.cpu_ns is None:
+            return None, None
+        user, system = self.user_ns or 0, self.system_ns or 0
+        in_kernel = self.cpu_ns * system // (user + system) if system else 0
+        return (self.cpu_ns - in_kernel) / 1e9, in_kernel / 1e9
 
 
 def _file(directories: Mapping[str, str], name: str) -> str:
@@ -275,15 +300,14 @@ class _V1(Cgroup):
             raise settings.unwritten("v1", path, state, error) from error
 
     def statistics(self) -> Statistics:
-        counted = _Counted.read(self.directories)
-        user = _since(self.before.user_ns, counted.user_ns)
-        system = _since(self.before.system_ns, counted.system_ns)
+        counted = _Counted.read(self.directories).since(self.before)
+        user, system = counted.seconds
         return Statistics(
-            cpu_user=None if user is None else user / 1e9,
-            cpu_system=None if system is None else system / 1e9,
+            cpu_user=user,
+            cpu_system=system,
             memory_current=files.read_number(_file(self.directories, "memory.usage_in_bytes")),
             memory_peak=files.read_number(_file(self.directories, "memory.max_usage_in_bytes")),
             pids_current=files.read_number(_file(self.directories, "pids.current")),
-            pids_max_hits=_since(self.before.pids_max_hits, counted.pids_max_hits),
+            pids_max_hits=counted.pids_max_hits,
             oom_kills=files.read_keyed(_file(self.directories, "memory.oom_control")).get("oom_kill"),
         )
