@@ -283,24 +283,29 @@ static void private_dev(int new_root, long owner)
 	close(dev);
 }
 
+/* One empty file system is over all directories. */
 static void mask(int new_root, const char *path)
 {
 	static const char *const options[] = {"size", "4k", "mode", "0", NULL};
-	int target = at(new_root, path), null, cover;
+	static const char *hidden;
+	int target = at(new_root, path), like, cover;
 	struct stat status;
+	int directory;
 
 	if (target < 0 && errno == ENOENT)
 		return;
 	must(fstat(must(target), &status));
-	if (S_ISDIR(status.st_mode)) {
+	directory = S_ISDIR(status.st_mode);
+	if (directory && !hidden) {
 		mount_new("tmpfs", target, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, options);
+		hidden = path;
 		return;
 	}
-	null = must(at(new_root, "dev/null"));
-	cover = must(syscall(SYS_open_tree, null, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH));
+	like = must(at(new_root, directory ? hidden : "dev/null"));
+	cover = must(syscall(SYS_open_tree, like, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH));
 	attach(cover, target);
 	close(cover);
-	close(null);
+	close(like);
 }
 
 static void make_read_only(int new_root, const char *path)

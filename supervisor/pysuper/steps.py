@@ -337,7 +337,10 @@ class Symlink(Step):
 
 @value
 class MaskPath(Step):
-    """Cover a file with an unreadable null device, a directory with an empty read-only tmpfs; skipped if absent."""
+    """
+    Cover a file with an unreadable null device, a directory with an empty read-only tmpfs, which is the same one for
+    all directories; skipped if absent.
+    """
 
     target: str
     man = "mount(2)"

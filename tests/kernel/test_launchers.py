@@ -94,6 +94,19 @@ async def test_a_command_in_a_tree_of_files_finds_the_same(spec, busybox: Path) 
         assert native == python
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+async def test_all_hidden_directories_are_one_empty_file_system(spec, launcher: str) -> None:
+    paths = [step.target for step in make_plan(spec("true")).steps if isinstance(step, steps.MaskPath)]
+    hidden = [path for path in paths if os.path.isdir(path)]
+    if len(hidden) < 2:
+        pytest.skip("there is one directory at most that is hidden")
+    script = f"for path in {' '.join(hidden)}; do stat -c '%d %a' $path; ls -A $path 2>/dev/null || :; done"
+    said, status = await found(launcher, spec(script))
+    assert status == 0
+    assert len(said.splitlines()) == len(hidden)
+    assert len(set(said.splitlines())) == 1
+
+
 ACCOUNTS = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\nshort:1\nx:y:nan:0::/:/bin/sh\nada:x:1000:1001:Ada:/home/ada:/bin/ash\r\n"
     "bob:x:12:13::/ho\xedme:/bin/sh\nnohome:x:14:14:::",

@@ -67,6 +67,7 @@ class Executor:
         self._namespaces = namespaces
         self._owner = owner
         self._root: int | None = None
+        self._hidden: str | None = None
         self.home = "/"
         self.shell = "/bin/sh"
 
@@ -227,15 +228,24 @@ class Executor:
             found = self._resolve(target)
         except FileNotFoundError:
             return
-        if stat.S_ISDIR(os.fstat(found).st_mode):
-            cover = syscalls.new_mount("tmpfs", {"size": "4k", "mode": "0"}, _attributes(["ro", "nosuid", "nodev"]))
-        else:
-            null = self._resolve("/dev/null")
-            cover = syscalls.open_tree(null, recursive=False)
-            os.close(null)
+        cover = self._empty_directory(target) if stat.S_ISDIR(os.fstat(found).st_mode) else self._clone("/dev/null")
         syscalls.move_mount(cover, found)
         os.close(cover)
         os.close(found)
+
+    def _empty_directory(self, target: str) -> int:
+        # One empty file system is over all directories: to the kernel each one is as much as another /proc.
+        if self._hidden is not None:
+            return self._clone(self._hidden)
+        self._hidden = target
+        return syscalls.new_mount("tmpfs", {"size": "4k", "mode": "0"}, _attributes(["ro", "nosuid", "nodev"]))
+
+    def _clone(self, target: str) -> int:
+        """A clone of the mount at a target that is there."""
+        found = self._resolve(target)
+        clone = syscalls.open_tree(found, recursive=False)
+        os.close(found)
+        return clone
 
     def read_only_path(self, target: str) -> None:
         try:

@@ -211,6 +211,7 @@ struct building {
 	int namespaces[NAMESPACES]; /* those that exist already; each is closed once it is joined */
 	struct owner owner;         /* the container's root, as this process must call it while it builds */
 	int root;                   /* the new one, or -1 */
+	const char *hidden;         /* a directory that an empty file system is over, or NULL */
 	const char *home, *shell;   /* of the user that `set_user` chose */
 };
 extern struct building building;

@@ -256,22 +256,36 @@ void step_mount(struct reader *reader)
 	free(options);
 }
 
-void step_mask_path(struct reader *reader)
+/* A clone of the mount at a target that is there. */
+static int clone_target(const char *target)
+{
+	int found = (int)must_named("openat2", resolve(target)), clone = clone_tree(found, false);
+
+	close(found);
+	return clone;
+}
+
+/* One empty file system is over all directories: to the kernel each one is as much as another /proc. */
+static int empty_directory(const char *target)
 {
 	static const struct option options[] = {{"size", "4k"}, {"mode", "0"}};
-	int found = resolve(read_text(reader)), cover, null;
+
+	if (building.hidden)
+		return clone_target(building.hidden);
+	building.hidden = target;
+	return new_mount("tmpfs", options, 2, STRICT);
+}
+
+void step_mask_path(struct reader *reader)
+{
+	const char *target = read_text(reader);
+	int found = resolve(target), cover;
 	struct stat status;
 
 	if (found < 0)
 		return;
 	must(fstat(found, &status));
-	if (S_ISDIR(status.st_mode)) {
-		cover = new_mount("tmpfs", options, 2, STRICT);
-	} else {
-		null = (int)must_named("openat2", resolve("/dev/null"));
-		cover = clone_tree(null, false);
-		close(null);
-	}
+	cover = S_ISDIR(status.st_mode) ? empty_directory(target) : clone_target("/dev/null");
 	move_to(cover, found);
 	close(cover);
 	close(found);
