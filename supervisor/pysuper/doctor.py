@@ -15,8 +15,9 @@ from pathlib import Path
 import attrs
 
 from pysuper import landlock, syscalls
+from pysuper.contexts import is_privileged
 from pysuper.errors import PysuperError, describe_errno
-from pysuper.planning import is_privileged, make_plan
+from pysuper.planning import make_plan
 from pysuper.protections import PROTECTIONS
 from pysuper.registry import available, load_launcher
 from pysuper.spec import NAMESPACES, ContainerSpec

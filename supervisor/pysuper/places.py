@@ -18,7 +18,6 @@ from pysuper.errors import PysuperError
 from pysuper.guard import bounded, guarded
 from pysuper.plan import Context, Plan
 from pysuper.planning import Drivers
-from pysuper.subids import NoSubIds, SubIds
 
 __all__ = ["Place", "Places"]
 
@@ -31,13 +30,11 @@ class Place:
     """
     Attributes:
         context: What drivers know of whoever is there.
-        subids: What has been allocated of them.
         drivers, plan: As decided for the first container there; None before that.
         kept: Whether `keep` was called since.
     """
 
     context: Context
-    subids: SubIds | NoSubIds | None
     drivers: Drivers | None = None
     plan: Plan | None = None
     kept: bool = False

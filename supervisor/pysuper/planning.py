@@ -5,35 +5,30 @@ Spec to plan: chooses the drivers, asks each what it adds, and adds what every c
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Collection, Mapping
 
 import attrs
 
 from pysuper import capabilities, landlock, receipts, registry, steps
+from pysuper.contexts import Contexts, new_id
 from pysuper.drivers import CgroupDriver, Driver, NamespaceDriver, NetworkDriver, RootfsDriver
 from pysuper.errors import DriverError
 from pysuper.guard import guarded
-from pysuper.ids import IdRanges
 from pysuper.plan import Command, Context, Phase, Plan, PlanBuilder
 from pysuper.seccomp.bpf import compile_profile
 from pysuper.seccomp.choice import choose
 from pysuper.spec import NAMESPACES, UNCONFINED, BindMount, ContainerSpec, DriverChoice
-from pysuper.subids import SubIdRanges
 from pysuper.validation import sysctl_namespace, validate
 
 __all__ = [
     "Drivers",
     "build_plan",
     "choose_drivers",
-    "is_privileged",
     "make_plan",
-    "new_id",
     "terminal_environment",
 ]
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CAP_SYS_ADMIN = 21
 #: Who makes a namespace if nobody else is to.
 _STANDARD = {name: DriverChoice(name) for name in NAMESPACES}
 #: Where the socket for sd_notify(3) is in a container.
@@ -52,22 +47,6 @@ class Drivers:
     def in_order(self) -> tuple[Driver, ...]:
         """In the order in which their host sides are entered."""
         return (self.rootfs, self.cgroup, self.network, *self.namespaces.values())
-
-
-def is_privileged() -> bool:
-    """Whether this process can do what host root can: effective uid 0, and CAP_SYS_ADMIN."""
-    return os.geteuid() == 0 and bool(int(_own_status("CapEff"), 16) >> _CAP_SYS_ADMIN & 1)
-
-
-def _own_status(field: str) -> str:
-    """A field of proc_pid_status(5)."""
-    _, _, rest = receipts.read_text("/proc/self/status").partition(f"\n{field}:")
-    return rest.split(maxsplit=1)[0]
-
-
-def new_id(spec: ContainerSpec) -> str:
-    """A name for kernel objects that no other container of this machine has."""
-    return f"{spec.name}.{secrets.token_hex(4)}"
 
 
 def choose_drivers(spec: ContainerSpec) -> Drivers:
@@ -221,7 +200,7 @@ def _add_seccomp(plan: PlanBuilder, spec: ContainerSpec) -> None:
     plan.check(
         receipts.ProcessStatus(field="Seccomp", value="2"),
         # On top of those by which this process is confined itself.
-        receipts.ProcessStatus(field="Seccomp_filters", value=str(int(_own_status("Seccomp_filters")) + 1)),
+        receipts.ProcessStatus(field="Seccomp_filters", value=str(int(receipts.own_status("Seccomp_filters")) + 1)),
     )
 
 
@@ -242,16 +221,8 @@ def terminal_environment() -> dict[str, str]:
 def make_plan(spec: ContainerSpec) -> Plan:
     """The plan of a container, without starting it; ids and names are examples. Changes nothing."""
     validate(spec)
-    ranges, slices, privileged = IdRanges(), SubIdRanges(), is_privileged()
+    contexts = Contexts()
     try:
-        context = Context(
-            id=new_id(spec),
-            spec=spec,
-            privileged=privileged,
-            uid_base=ranges.allocate(),
-            subids=None if privileged else slices.allocate(spec.name),
-        )
-        return build_plan(context, choose_drivers(spec))
+        return build_plan(contexts.make(new_id(spec), spec), choose_drivers(spec))
     finally:
-        ranges.close()
-        slices.close()
+        contexts.close()

@@ -133,6 +133,12 @@ def read_text(path: str) -> str:
     return content.decode(errors="surrogateescape")
 
 
+def own_status(field: str) -> str:
+    """A field of proc_pid_status(5), of this process."""
+    _, _, rest = read_text("/proc/self/status").partition(f"\n{field}:")
+    return rest.split(maxsplit=1)[0]
+
+
 def _unescaped(field: str) -> str:
     """The kernel writes white space and backslashes as three octal digits."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field) if "\\" in field else field

@@ -24,20 +24,19 @@ import trio
 
 from pysuper import registry
 from pysuper.container import Container, live
+from pysuper.contexts import Contexts, new_id
 from pysuper.drivers import Launcher
 from pysuper.errors import PysuperError, alone
 from pysuper.guard import together
 from pysuper.hooks import Hooks, Subject, Told
-from pysuper.ids import IdRanges
 from pysuper.network import shared_network
 from pysuper.places import Place, Places
-from pysuper.plan import Context
-from pysuper.planning import build_plan, choose_drivers, is_privileged, new_id
+from pysuper.planning import build_plan, choose_drivers
 from pysuper.pool import Pool, opened
 from pysuper.process import command_files
 from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec, DriverChoice
-from pysuper.subids import NoSubIds, SubIdRanges, SubIds, SubIdsRefused
+from pysuper.subids import SubIdsRefused
 from pysuper.tracing import Traced, Tracer
 from pysuper.validation import validate
 
@@ -56,18 +55,15 @@ class Supervisor:
         hooks: Hooks,
         nursery: trio.Nursery,
         watchers: trio.Nursery,
-        ranges: IdRanges,
-        slices: SubIdRanges,
+        contexts: Contexts,
         warn: Callable[[str], None],
     ) -> None:
         self._launcher = launcher
         self._hooks = hooks
         self._nursery = nursery
         self._watchers = watchers
-        self._ranges = ranges
-        self._slices = slices
+        self._contexts = contexts
         self._warn = warn
-        self._privileged = is_privileged()
 
     async def start(
         self,
@@ -177,16 +173,15 @@ class Supervisor:
         place = None if places is None else places.take()
         run_id = new_id(spec)
         if place is None:
-            place = self._new_place(run_id, spec)
+            place = Place(self._contexts.make(run_id, spec, self._sandbox))
         left = False
         try:
             await subject.begin(run_id, spec)
             try:
                 left = await self._live_in(place, places is not None, files, subject, tracer, task_status)
             except SubIdsRefused as reason:
-                self._slices.refuse(reason)
                 await self._drop(place)
-                place.context, place.plan = attrs.evolve(place.context, subids=reason), None
+                place.context, place.plan = self._contexts.without_subids(place.context, reason), None
                 left = await self._live_in(place, places is not None, files, subject, tracer, task_status)
         except PysuperError as error:
             subject.exited(ExitRecord.start_failed(spec, error))
@@ -199,32 +194,10 @@ class Supervisor:
             # If it has not been told already; so this is a start that was cancelled.
             subject.exited(ExitRecord(name=spec.name, argv=spec.command, reason="stopped"))
 
-    def _new_place(self, run_id: str, spec: ContainerSpec) -> Place:
-        """Raises PysuperError: there are no ids left."""
-        base = self._ranges.allocate()
-        subids: SubIds | NoSubIds | None = None
-        try:
-            if not self._privileged:
-                subids = self._slices.allocate(spec.name)
-        except BaseException:
-            self._ranges.release(base)
-            raise
-        context = Context(
-            id=run_id,
-            spec=spec,
-            privileged=self._privileged,
-            uid_base=base,
-            subids=subids,
-            sandbox=self._sandbox,
-        )
-        return Place(context, subids)
-
     async def _give_up(self, place: Place) -> None:
         """Remove what is kept there, and let others have its ids."""
         await self._drop(place)
-        self._ranges.release(place.context.uid_base)
-        if place.subids is not None:
-            self._slices.release(place.subids)
+        self._contexts.release(place.context)
 
     async def _drop(self, place: Place) -> None:
         if place.kept:
@@ -291,7 +264,7 @@ async def open_supervisor(
     Raises:
         DriverError: A hook, or the launcher, cannot be had.
     """
-    ranges, slices = IdRanges(), SubIdRanges()
+    contexts = Contexts()
     maker = registry.load_launcher(launcher)[0]()
     told = Hooks(hooks, warn)
     try:
@@ -303,7 +276,7 @@ async def open_supervisor(
             trio.open_nursery() as containers,
         ):
             try:
-                yield Supervisor(maker, told, containers, watchers, ranges, slices, warn)
+                yield Supervisor(maker, told, containers, watchers, contexts, warn)
             finally:
                 containers.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -312,8 +285,7 @@ async def open_supervisor(
             raise
         raise error from error.__cause__
     finally:
-        ranges.close()
-        slices.close()
+        contexts.close()
 
 
 @asynccontextmanager

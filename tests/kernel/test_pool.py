@@ -442,7 +442,7 @@ async def test_a_place_where_something_fails_is_given_up(spec, register, failing
     driver, warnings = keeps(failing), list[str]()
     wanted = spec("true", network=register("keeps", driver))
     async with pysuper.open_supervisor(warn=warnings.append) as supervisor:
-        free = len(supervisor._ranges._free)
+        free = len(supervisor._contexts._ranges._free)
         async with supervisor.pool(wanted, size=0) as pool:
             fails = pytest.raises(DriverError, match="ValueError: cannot")
             with fails if failing != "drop" else nullcontext():
@@ -452,7 +452,7 @@ async def test_a_place_where_something_fails_is_given_up(spec, register, failing
             driver.failing = None if failing != "drop" else failing
             await (await pool.start()).wait()  # elsewhere
         assert driver.said.count("keep") == driver.said.count("drop") == {"traces": 1, "drop": 1}.get(failing, 2)
-        assert len(supervisor._ranges._free) >= free
+        assert len(supervisor._contexts._ranges._free) >= free
         assert not supervisor._launcher._traces
     assert [bool(re.search("ValueError: cannot", line)) for line in warnings] == [True] * (failing == "drop")
 
@@ -474,16 +474,16 @@ async def test_an_archive_is_looked_at_each_time(supervisor, spec, tmp_path, bus
 @pytest.mark.skipif(os.geteuid() != 0, reason="ordinary users have no ranges of ids")
 async def test_ids_are_given_back_when_the_pool_is_closed_and_its_containers_have_ended(supervisor, spec) -> None:
     await (await supervisor.start(spec("true"))).wait()
-    before = sorted(supervisor._ranges._free)
+    before = sorted(supervisor._contexts._ranges._free)
     async with supervisor.pool(spec("exec sleep 1000"), size=1) as pool:
         await (await pool.start()).stop()
         await full(pool)
         goes_on = await pool.start()
-    assert len(supervisor._ranges._free) == len(before) - 1
+    assert len(supervisor._contexts._ranges._free) == len(before) - 1
     await goes_on.stop()
     await goes_on.wait()
     with trio.fail_after(PATIENCE):
-        while sorted(supervisor._ranges._free) != before or supervisor._launcher._traces:
+        while sorted(supervisor._contexts._ranges._free) != before or supervisor._launcher._traces:
             await trio.sleep(0.01)
 
 

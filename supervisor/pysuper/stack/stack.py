@@ -17,8 +17,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmana
 import attrs
 import trio
 
+from pysuper.contexts import is_privileged
 from pysuper.errors import ConfigError
-from pysuper.planning import is_privileged
 from pysuper.shorthand import did_you_mean
 from pysuper.spec import ContainerSpec
 from pysuper.stack import graph

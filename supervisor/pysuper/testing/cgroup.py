@@ -11,10 +11,10 @@ import trio
 
 from pysuper import receipts
 from pysuper.container import Container
+from pysuper.contexts import is_privileged
 from pysuper.drivers import Cgroup
 from pysuper.errors import DriverError, LimitError, PysuperError
 from pysuper.plan import Plan
-from pysuper.planning import is_privileged
 from pysuper.spec import UNCONFINED, Limits
 from pysuper.testing import programs
 from pysuper.testing.driver import DriverTests

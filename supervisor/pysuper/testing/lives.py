@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
+from pysuper.contexts import is_privileged
 from pysuper.errors import CommandNotFound, PysuperError
-from pysuper.planning import is_privileged
 from pysuper.testing import apart
 from pysuper.testing.faults import cancelled_at, few_descriptors
 from pysuper.testing.interface import InterfaceTests

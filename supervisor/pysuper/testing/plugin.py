@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import attrs
 
 from pysuper import registry
+from pysuper.contexts import is_privileged, new_id
 from pysuper.discovery import Registration
 from pysuper.drivers import GROUPS, Detection, Driver, Plugin
 from pysuper.errors import PysuperError
 from pysuper.plan import Command, Context, Plan, PlanBuilder
-from pysuper.planning import is_privileged, new_id
 from pysuper.spec import ContainerSpec, DriverChoice
 from pysuper.testing.changes import watched
 from pysuper.testing.machine import Snapshot

@@ -17,8 +17,8 @@ import trio
 
 from pysuper import receipts
 from pysuper.container import Container
+from pysuper.contexts import is_privileged
 from pysuper.drivers import RootfsDriver
-from pysuper.planning import is_privileged
 from pysuper.spec import BindMount, DriverChoice, TmpfsMount
 from pysuper.testing.driver import DriverTests
 from pysuper.testing.rules import NotHere, require, rule
