@@ -7,7 +7,7 @@ import itertools
 import attrs
 
 from bench.measure import Failed, rotated, run
-from bench.oneshot import API, POOL
+from bench.oneshot import API, POOL, TRIO
 from bench.ours import Ours
 from bench.peers import System
 from bench.rig import Rig
@@ -61,16 +61,18 @@ def batch(
     turns = itertools.product(range(rounds), (1, 4, 16))
     with Ours(rig.root) as ours:
         for turn, (_, jobs) in enumerate(turns):
-            for name in rotated([*peers, *API.values(), POOL], turn):
+            for name in rotated([*peers, TRIO, *API.values(), POOL], turn):
                 title = f"{name}, {jobs} at once"
                 if title in left_out:
                     continue
-                alone = medians[API[True] if name == POOL else name]
+                alone = medians[{POOL: API[True], TRIO: API[True]}.get(name, name)]
                 fitting = max(min(jobs, count), min(count, int(patience / alone)))
                 figures = found.setdefault((name, jobs), Batch(name, jobs, fitting))
                 try:
                     if name in peers:
                         _one(rig, peers[name], figures)
+                    elif name == TRIO:
+                        figures.add(**ours.ask("plain", count=figures.count, jobs=jobs))
                     else:
                         options = {"init": name != API[False], "pool": name == POOL}
                         figures.add(**ours.ask("batch", count=figures.count, jobs=jobs, **options))

@@ -13,7 +13,7 @@ from bench.ours import Ours
 from bench.peers import System
 from bench.rig import Rig
 
-__all__ = ["API", "IMPORTS", "POOL", "WARM", "Samples", "oneshot"]
+__all__ = ["API", "ATTRS", "PACKAGES", "POOL", "TRIO", "WARM", "Samples", "oneshot"]
 
 #: What a spare of a pool is called in tables; it has an init.
 WARM = "pysuper, warm spare"
@@ -21,8 +21,10 @@ WARM = "pysuper, warm spare"
 POOL = "pysuper, pool"
 #: How the Python API is called in tables, by whether there is an init.
 API = {True: "pysuper, Python API", False: "pysuper, Python API, no init"}
-#: Programs that import what pysuper is made of and end at once, by module: what no program is faster than that does.
-IMPORTS = {module: f"python3, import {module}" for module in ("attrs", "trio")}
+#: What plain processes are called that trio starts, as it does by itself.
+TRIO = "plain process, by trio"
+#: Programs that import what pysuper is made of, in part or all of it, and end: no program is faster that does.
+ATTRS, PACKAGES = _IMPORTS = ("python3, import attrs", "python3, import attrs, trio, stevedore.driver")
 
 
 @attrs.define
@@ -61,8 +63,7 @@ def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> tu
         The samples, and which system failed, with the reason.
     """
     peers = {system.name: system for system in systems}
-    imports = {name: module for module, name in IMPORTS.items()}
-    samples = {name: Samples() for name in [*peers, *imports, *API.values(), WARM]}
+    samples = {name: Samples() for name in [*peers, *_IMPORTS, *API.values(), WARM]}
     left_out: dict[str, str] = {}
     with Ours(rig.root) as ours:
         ours.ask("ready")
@@ -77,8 +78,8 @@ def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> tu
                     except Failed as error:
                         left_out[name] = str(error)
                         del samples[name]
-                elif name in imports:
-                    sample.total.append(_import(imports[name]))
+                elif name in _IMPORTS:
+                    sample.total.append(_import(name.removeprefix("python3, ")))
                 else:
                     init, warm = name != API[False], name == WARM
                     for figure, values in ours.ask("once", count=1, init=init, warm=warm).items():
@@ -86,10 +87,9 @@ def oneshot(rig: Rig, systems: list[System], rounds: int, patience: float) -> tu
     return samples, left_out
 
 
-def _import(module: str) -> float:
+def _import(statement: str) -> float:
     """Seconds, without those in which Python would collect garbage and take itself apart."""
-    code = f"import gc, os; gc.disable(); import {module}; os._exit(0)"
-    whole = run([sys.executable, "-c", code])
+    whole = run([sys.executable, "-c", f"import gc, os; gc.disable(); {statement}; os._exit(0)"])
     return (whole.known - whole.began) / 1e9
 
 

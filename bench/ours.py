@@ -103,6 +103,13 @@ class _Serving:
             wall = time.monotonic() - began
         return {"wall": wall, "cpu": _cpu() - before}
 
+    async def plain(self, count: int, jobs: int) -> dict[str, float]:
+        """Processes of a command that ends at once, so many at once, as trio starts them; the same figures."""
+        before, began = _cpu(), time.monotonic()
+        await _at_once(jobs, count, partial(_process, "/bin/true"))
+        wall = time.monotonic() - began
+        return {"wall": wall, "cpu": _cpu() - before}
+
     async def once(self, count: int, init: bool, warm: bool = False) -> dict[str, list[float]]:
         """
         Containers, one after the other; spares that were made before, if they are to be warm.
@@ -214,6 +221,10 @@ async def _at_once(jobs: int, count: int, do: Callable[[], Awaitable[None]]) -> 
     async with trio.open_nursery() as nursery:
         for _ in range(jobs):
             nursery.start_soon(work)
+
+
+async def _process(command: str) -> None:
+    await trio.run_process([command])
 
 
 async def _to_the_end(start: Callable[[], Awaitable[pysuper.Container]]) -> None:

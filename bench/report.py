@@ -56,8 +56,8 @@ def tables(figures: Figures) -> Iterator[str]:
         yield from stack.table(figures["stack"])
     yield "\n## What is aimed at\n"
     yield (
-        "At best is what would be found if pysuper took no time of its own: what the floor takes, or a program that "
-        "imports attrs, or trio, and ends.\n"
+        "At best is what would be found if pysuper took no time of its own: what the floor takes, for a batch with "
+        "what trio takes for a plain process, or a program that imports attrs, or trio and stevedore, too, and ends.\n"
     )
     yield from _table(["", "wanted", "found", "at best"], targets(figures))
     if figures["left_out"]:
@@ -98,7 +98,7 @@ def _oneshot(samples: Figures) -> Iterator[str]:
         "Milliseconds: the whole time of /bin/true from the start of the program; from there to the first instruction "
         "of a command; and from the command's last instruction until the caller knows that all is over. For the API, "
         f"and the floor, also until the exit is known, before the clean-up. Ratios are to {_FLOOR}, and to {_PLAIN}. "
-        "Two programs run no command: they import a module, and end.\n"
+        "Two programs run no command: they import something, and end.\n"
     )
     header = ["", "runs", "total", "p99", "ratio", "first", "p99", "ratio", "notice", "p99", "ratio", "exit known"]
     yield from _table(header, (_oneshot_row(name, sample, samples) for name, sample in samples.items()))
@@ -122,7 +122,7 @@ def _batch(batches: Sequence[Figures]) -> Iterator[str]:
         "Containers a second that run /bin/true, by how many run at once, median of the batches; ratios are to "
         f"{_FLOOR} at the same concurrency. CPU is that of all processes of a container and its share in who "
         "started it, in milliseconds, but not what the kernel does in threads of its own. The pool is made for each "
-        "batch, and closed, in its time.\n"
+        "batch, and closed, in its time. Plain processes are started by the floor, and by trio as it does by itself.\n"
     )
     header = [""]
     for jobs in concurrencies:

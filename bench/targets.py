@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from bench.measure import median
-from bench.oneshot import API, IMPORTS, POOL, WARM
+from bench.oneshot import API, ATTRS, PACKAGES, POOL, TRIO, WARM
 
 __all__ = ["targets"]
 
@@ -40,12 +40,12 @@ def _oneshot(samples: Figures) -> Iterator[Target]:
         return median(samples[name][figure]) / median(samples[other][others])
 
     if found := ratio("pysuper run", "first", "runc", "first"):
-        best = ratio(IMPORTS["attrs"], "total", "runc", "first")
+        best = ratio(ATTRS, "total", "runc", "first")
         yield _judged("`pysuper run` to the first instruction, to runc's", found, best, most=1)
     podmans = [name for name in samples if name.startswith("podman")]
     if "pysuper run" in samples and podmans:
         podman = min(podmans, key=lambda name: median(samples[name]["total"]))
-        found, best = (ratio(name, "total", podman, "total") for name in ("pysuper run", IMPORTS["trio"]))
+        found, best = (ratio(name, "total", podman, "total") for name in ("pysuper run", PACKAGES))
         yield _judged("`pysuper run` in all, to podman's", found, best, most=0.6)
     if found := ratio(_OURS, "exit", _PLAIN, "notice"):
         best = ratio(_FLOOR, "exit", _PLAIN, "notice")
@@ -61,18 +61,26 @@ def _batch(rates: Mapping[tuple[str, int], float]) -> Iterator[Target]:
         if name not in (_OURS, POOL):
             continue
         batch = f"batch{' from a pool' if name == POOL else ''}, {jobs} at once"
-        floor = rates.get((_FLOOR, jobs))
-        if floor is not None:
-            yield _judged(f"{batch}, to the C floor's containers a second", rate / floor, least=0.6)
+        best = _best(rates, jobs)
         peers = {other: r for (other, j), r in rates.items() if j == jobs and not other.startswith(_OWN)}
-        if peers:
-            fastest = max(peers, key=lambda other: peers[other])
-            best = None if floor is None else floor / peers[fastest]
-            yield _judged(f"{batch}, to the fastest peer's ({fastest})", rate / peers[fastest], best, least=1)
-        if limited := {other: peers[other] for other in peers if other.startswith(_LIMITED)}:
-            fastest = max(limited, key=lambda other: limited[other])
-            title = f"{batch}, to the fastest peer's with a limit ({fastest})"
-            yield _judged(title, rate / limited[fastest], least=1)
+        limited = {other: peers[other] for other in peers if other.startswith(_LIMITED)}
+        compared = [("C floor's containers a second", rates.get((_FLOOR, jobs)), 0.6)]
+        for kind, those in (("fastest peer's", peers), ("fastest peer's with a limit", limited)):
+            if those:
+                fastest = max(those, key=lambda other: peers[other])
+                compared.append((f"{kind} ({fastest})", peers[fastest], 1))
+        for other, its, least in compared:
+            if its is not None:
+                yield _judged(f"{batch}, to the {other}", rate / its, best and best / its, least=least)
+
+
+def _best(rates: Mapping[tuple[str, int], float], jobs: int) -> float | None:
+    """Containers a second of a program for which the floor makes them, and trio does what it does for a process."""
+    try:
+        floor, trio, plain = (rates[name, jobs] for name in (_FLOOR, TRIO, _PLAIN))
+    except KeyError:
+        return None
+    return 1 / (1 / floor + 1 / trio - 1 / plain)
 
 
 def _many(rows: Mapping[tuple[str, int], Figures]) -> Iterator[Target]:

@@ -136,12 +136,12 @@ def test_a_tiny_run_writes_figures_tables_and_plots(tmp_path: Path) -> None:
         (known,), (notice,) = (figures["oneshot"][name][figure] for figure in ("exit", "notice"))
         assert 0 < known < notice
     assert {(row["system"], row["jobs"]) for row in figures["batch"]} == {
-        (name, jobs) for name in {*names, *ours, "pysuper, pool"} for jobs in (1, 4, 16)
+        (name, jobs) for name in {*names, *ours, "pysuper, pool", "plain process, by trio"} for jobs in (1, 4, 16)
     }
     assert {(row["system"], row["size"]) for row in figures["many"]} == {
         (name, size) for name in (names | ours) - {"plain process"} for size in (2,)
     }
-    for name in ("python3, import attrs", "python3, import trio"):
+    for name in ("python3, import attrs", "python3, import attrs, trio, stevedore.driver"):
         assert all(seconds > 0 for seconds in figures["oneshot"][name]["total"])
     report = (tmp_path / "report.md").read_text()
     assert "A smoke run" in report
