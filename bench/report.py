@@ -78,7 +78,8 @@ def _preface(figures: Figures) -> Iterator[str]:
         )
     yield (
         f"pysuper {figures['commit']}, Linux {machine['kernel']}, {machine['cpus']} CPUs ({machine['model']}), "
-        f"{machine['distribution']}. Up to {settings['rounds']} runs of each, interleaved; only ratios mean something."
+        f"{machine['distribution']}, Python {machine['python']}. Up to {settings['rounds']} runs of each, interleaved; "
+        "only ratios mean something."
     )
 
 
