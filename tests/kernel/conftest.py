@@ -21,6 +21,7 @@ from stackfiles import stacks as stacks, up as up  # noqa: PLC0414 - fixtures
 _OF_LAUNCHERS = {
     "test_api",
     "test_faults",
+    "test_holder",
     "test_mounts",
     "test_namespaces",
     "test_pool",

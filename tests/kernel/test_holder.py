@@ -13,7 +13,6 @@ import trio
 
 import pysuper
 from machine import alive, children, wait_until
-from pysuper import registry
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="ordinary users' containers are born in their namespaces")
 
@@ -22,14 +21,6 @@ SEIZE, DETACH, GETEVENTMSG = 0x4206, 17, 0x4201
 OPTION_TRACEFORK, EVENT_FORK = 2, 1
 WALL = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def launcher_or_skip(name: str) -> str:
-    try:
-        registry.load_launcher(name)
-    except pysuper.PysuperError as missing:
-        pytest.skip(str(missing))
-    return name
 
 
 def ptrace(request: int, pid: int, data: object = None) -> None:
@@ -60,11 +51,10 @@ def waits(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
-@pytest.mark.parametrize("name", ["python", "native"])
 @pytest.mark.parametrize("it", ["has just been made", "waits"])
-async def test_a_holder_ends_if_its_launcher_is_killed_while_it(spec, name: str, it: str) -> None:
+async def test_a_holder_ends_if_its_launcher_is_killed_while_it(spec, it: str) -> None:
     before = children()
-    async with pysuper.open_supervisor(launcher=launcher_or_skip(name)) as supervisor, trio.open_nursery() as nursery:
+    async with pysuper.open_supervisor() as supervisor, trio.open_nursery() as nursery:
         (launcher,) = children() - before
         ptrace(SEIZE, launcher, ctypes.c_long(OPTION_TRACEFORK))
         nursery.start_soon(supervisor.start, spec("true"))  # by the next launcher
