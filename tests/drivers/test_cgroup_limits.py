@@ -162,8 +162,8 @@ async def test_cpu_time_is_counted_in_seconds(driver: type[CgroupDriver]) -> Non
         assert min(user, system) > 0.2
 
 
-#: Works a hundred times for 2.5 ms, and sleeps when the timer's interrupt comes. CLOCK_MONOTONIC_COARSE, which says
-#: when that is, is 6, clock_gettime(2).
+#: Works a hundred times for five eighths of a tick, and sleeps when the timer's interrupt comes.
+#: CLOCK_MONOTONIC_COARSE, which says when that is, is 6, clock_gettime(2).
 AWAY_AT_TICKS = """
 import time
 TICK = time.clock_getres(6)

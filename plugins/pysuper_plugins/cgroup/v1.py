@@ -236,7 +236,12 @@ class _Counted:
 
     def since(self, before: _Counted) -> _Counted:
         """What came after `before`."""
-        return _Counted(*(_since(*pair) for pair in zip(attrs.astuple(before), attrs.astuple(self), strict=True)))
+        return _Counted(
+            _since(before.cpu_ns, self.cpu_ns),
+            _since(before.user_ns, self.user_ns),
+            _since(before.system_ns, self.system_ns),
+            _since(before.pids_max_hits, self.pids_max_hits),
+        )
 
     @property
     def seconds(self) -> tuple[float | None, float | None]:
