@@ -65,7 +65,7 @@ def batch(
                 title = f"{name}, {jobs} at once"
                 if title in left_out:
                     continue
-                alone = medians[{POOL: API[True], TRIO: API[True]}.get(name, name)]
+                alone = medians[API[True] if name in (POOL, TRIO) else name]
                 fitting = max(min(jobs, count), min(count, int(patience / alone)))
                 figures = found.setdefault((name, jobs), Batch(name, jobs, fitting))
                 try:

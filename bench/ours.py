@@ -106,7 +106,7 @@ class _Serving:
     async def plain(self, count: int, jobs: int) -> dict[str, float]:
         """Processes of a command that ends at once, so many at once, as trio starts them; the same figures."""
         before, began = _cpu(), time.monotonic()
-        await _at_once(jobs, count, partial(_process, "/bin/true"))
+        await _at_once(jobs, count, partial(trio.run_process, ["/bin/true"]))
         wall = time.monotonic() - began
         return {"wall": wall, "cpu": _cpu() - before}
 
@@ -210,7 +210,7 @@ class _Serving:
         return self._supervisor
 
 
-async def _at_once(jobs: int, count: int, do: Callable[[], Awaitable[None]]) -> None:
+async def _at_once(jobs: int, count: int, do: Callable[[], Awaitable[object]]) -> None:
     """Call something so many times, by so many tasks."""
     left = iter(repeat(None, count))
 
@@ -221,10 +221,6 @@ async def _at_once(jobs: int, count: int, do: Callable[[], Awaitable[None]]) -> 
     async with trio.open_nursery() as nursery:
         for _ in range(jobs):
             nursery.start_soon(work)
-
-
-async def _process(command: str) -> None:
-    await trio.run_process([command])
 
 
 async def _to_the_end(start: Callable[[], Awaitable[pysuper.Container]]) -> None:
