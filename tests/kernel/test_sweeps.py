@@ -79,6 +79,7 @@ async def test_cancellation_while_the_container_is_being_paused_leaves_nothing(s
         with trio.fail_after(30), trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(execute, container)
+                await trio.lowlevel.checkpoint()  # it has begun, however late a short sleep ends
                 await trio.sleep(delay / 3000)
                 container.pause()
                 scope.deadline = trio.current_time() + 0.01
