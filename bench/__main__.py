@@ -100,9 +100,7 @@ def _measured(rig: Rig, arguments: argparse.Namespace) -> dict[str, Any]:
     stacks = None
     if "stack" not in arguments.without:
         sizes = [size for size in arguments.sizes if fits(API[True], medians, size, seconds)]
-        stacks = _told(
-            "stacks", lambda: stack.measure(rig.scratch, sizes, min(rounds, 20), min(100, max(sizes)), 2 * seconds)
-        )
+        stacks = _told("stacks", lambda: stack.measure(rig, sizes, min(rounds, 20), min(100, max(sizes)), 2 * seconds))
     return {
         "date": date,
         "commit": _commit(),

@@ -117,7 +117,7 @@ def _make_root(root: Path, stamp: str) -> Path:
     (root / "bin/stamp").write_bytes(Path(stamp).read_bytes())
     for program in ("bin/busybox", "bin/stamp"):
         (root / program).chmod(0o755)
-    for applet in ("cat", "ls", "sh", "true"):
+    for applet in ("cat", "ls", "sh", "sleep", "true"):
         (root / "bin" / applet).symlink_to("busybox")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\n")

@@ -1,50 +1,32 @@
-#!/usr/bin/env python3
 """
 The figures of `pysuper up`: many containers up and down, memory, answers under load, and death to restart.
-
-    .venv/bin/python bench/stack.py [--sizes 10,100,1000] [--rounds 20] [--json FILE]
-
-Needs root. What is compared runs interleaved, and only ratios mean something: machines differ, and this one is noisy.
-Without Debian's supervisord one is installed into a directory that is removed afterwards; without runit it is left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-PYSUPER = [str(Path(sys.executable).parent / "pysuper")]
+from bench.measure import descendants, median, p99, pss
+from bench.rig import PYSUPER, Rig
+
+__all__ = ["FLOOR", "measure", "table"]
+
+#: How the floor is called among the supervisors: it knows of one container and one spare.
+FLOOR = "C floor, full, a spare"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="10,100,1000", help="how many containers, one run each")
-    parser.add_argument("--rounds", type=int, default=20, help="kills of each supervisor")
-    parser.add_argument("--flood", type=int, default=100, help="containers that write as fast as they can; 0 is none")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pysuper-bench-") as scratch:
-        os.environ |= {"PYSUPER_RUNTIME_DIR": f"{scratch}/run", "PYSUPER_STATE_DIR": f"{scratch}/state"}
-        sizes = [int(size) for size in arguments.sizes.split(",")]
-        figures = measure(Path(scratch), sizes, arguments.rounds, arguments.flood)
-    print("\n".join(table(figures)))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def measure(scratch: Path, sizes: list[int], rounds: int, flooding: int, seconds: float = 20.0) -> dict[str, Any]:
+def measure(rig: Rig, sizes: list[int], rounds: int, flooding: int, seconds: float) -> dict[str, Any]:
     """
     All figures.
 
@@ -54,9 +36,9 @@ def measure(scratch: Path, sizes: list[int], rounds: int, flooding: int, seconds
         flooding: Containers that write as fast as they can, for so many `seconds`; 0 is none.
     """
     return {
-        "many": [many(scratch, size) for size in sizes],
-        "flood": flood(scratch, flooding, seconds) if flooding else None,
-        "restart": restarts(scratch, rounds) if rounds else None,
+        "many": [many(rig.scratch, size) for size in sizes],
+        "flood": flood(rig.scratch, flooding, seconds) if flooding else None,
+        "restart": restarts(rig, rounds) if rounds else None,
     }
 
 
@@ -98,9 +80,9 @@ def many(scratch: Path, size: int) -> dict[str, float]:
     with up(path) as pid:
         taken = time.monotonic() - began
         used = memory(pid)
-        whole = sum(pss(process) for process in descendants(pid))
+        whole = pss(descendants(pid))
         began = time.monotonic()
-        subprocess.run([*PYSUPER, "down", "--file", str(path)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([PYSUPER, "down", "--file", str(path)], check=True, stdout=subprocess.DEVNULL)
         down = time.monotonic() - began
     return {
         "containers": size,
@@ -116,53 +98,29 @@ def many(scratch: Path, size: int) -> dict[str, float]:
 def up(path: Path) -> Iterator[int]:
     """A stack that runs in the background, everything started; the supervisor's pid."""
     subprocess.run(
-        [*PYSUPER, "up", "--wait", str(path)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [PYSUPER, "up", "--wait", str(path)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         listed = subprocess.run(
-            [*PYSUPER, "events", "--file", str(path), "--json"], check=True, capture_output=True, text=True
+            [PYSUPER, "events", "--file", str(path), "--json"], check=True, capture_output=True, text=True
         )
         records = map(json.loads, listed.stdout.splitlines())
         yield [record["pid"] for record in records if record["kind"] == "up"][-1]
     finally:
-        subprocess.run([*PYSUPER, "down", "--file", str(path)], check=False, capture_output=True)
+        subprocess.run([PYSUPER, "down", "--file", str(path)], check=False, capture_output=True)
 
 
 def memory(pid: int) -> float:
     """Private and shared memory of one process, resident, in MB."""
-    return _field(f"/proc/{pid}/smaps_rollup", "Rss:") / 1024
-
-
-def pss(pid: int) -> float:
-    """The share of one process in what is resident, in MB."""
-    try:
-        return _field(f"/proc/{pid}/smaps_rollup", "Pss:") / 1024
-    except OSError:
-        return 0.0
-
-
-def _field(path: str, name: str) -> int:
-    for line in Path(path).read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1])
-    raise ValueError(f"{path} has no {name}")
-
-
-def descendants(pid: int) -> list[int]:
-    """A process and its children, and theirs."""
-    found = [pid]
-    for parent in found:
-        try:
-            found += [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-        except OSError:
-            continue
-    return found
+    found = re.search(r"^Rss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) / 1024
 
 
 # --- answers under load ---
 
 
-def flood(scratch: Path, size: int, seconds: float = 20.0) -> dict[str, float]:
+def flood(scratch: Path, size: int, seconds: float) -> dict[str, float]:
     """Ask `ps` while containers write as fast as they can."""
     path = scratch / "flood.toml"
     path.write_text(f'[container.yes]\ncommand = ["yes", "a line of a log, of a usual length"]\nreplicas = {size}\n')
@@ -172,14 +130,14 @@ def flood(scratch: Path, size: int, seconds: float = 20.0) -> dict[str, float]:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             began = time.monotonic()
-            subprocess.run([*PYSUPER, "ps", "--file", str(path)], check=True, capture_output=True)
+            subprocess.run([PYSUPER, "ps", "--file", str(path)], check=True, capture_output=True)
             answers.append(time.monotonic() - began)
             time.sleep(0.2)
         after = memory(pid)
     return {
         "containers": size,
         "asked": len(answers),
-        "ps_median": statistics.median(answers),
+        "ps_median": median(answers),
         "ps_max": max(answers),
         "seconds": seconds,
         "memory_before": before,
@@ -190,32 +148,41 @@ def flood(scratch: Path, size: int, seconds: float = 20.0) -> dict[str, float]:
 # --- death to restart ---
 
 
-def restarts(scratch: Path, rounds: int) -> dict[str, dict[str, float]]:
-    """Kill one process under each supervisor in turn; seconds until its successor runs."""
+def restarts(rig: Rig, rounds: int) -> dict[str, dict[str, float]]:
+    """Kill one process under each supervisor in turn; seconds until its successor runs, which is the same shell."""
     with ExitStack() as stack:
         kills = {
-            "pysuper, a container": stack.enter_context(pysuper_service(scratch, warm=0)),
-            "pysuper, a warm spare": stack.enter_context(pysuper_service(scratch, warm=1)),
-            "supervisord, a plain process": stack.enter_context(supervisord_service(scratch)),
+            "pysuper, a container": stack.enter_context(pysuper_service(rig, warm=0)),
+            "pysuper, a warm spare": stack.enter_context(pysuper_service(rig, warm=1)),
+            FLOOR: stack.enter_context(floor_service(rig, rounds)),
+            "supervisord, a plain process": stack.enter_context(supervisord_service(rig)),
         }
         if runsv := shutil.which("runsv"):
-            kills["runit, a plain process"] = stack.enter_context(runit_service(runsv, scratch))
+            kills["runit, a plain process"] = stack.enter_context(runit_service(runsv, rig))
         times: dict[str, list[float]] = {name: [] for name in kills}
         for _ in range(rounds):
             time.sleep(1.1)  # runit waits before it restarts what has not lived for a second
             for name, kill in kills.items():
                 times[name].append(kill())
                 time.sleep(0.2)
-    return {name: {"median": statistics.median(taken), "p99": p99(taken)} for name, taken in times.items()}
-
-
-def p99(values: list[float]) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
+    return {name: {"median": median(taken), "p99": p99(taken)} for name, taken in times.items()}
 
 
 def announcing(fifo: Path) -> str:
-    """A command that says in a fifo that it runs, and sleeps."""
+    """For a shell: say in a fifo that it runs, and sleep."""
     return f"echo up > {fifo}; exec sleep 100000"
+
+
+@contextmanager
+def fifo_at(path: Path) -> Iterator[int]:
+    """A fifo that all may write to, and its descriptor."""
+    os.mkfifo(path)
+    path.chmod(0o666)
+    fifo = os.open(path, os.O_RDWR)
+    try:
+        yield fifo
+    finally:
+        os.close(fifo)
 
 
 def timed_kill(pid: int, fifo: int) -> float:
@@ -225,49 +192,67 @@ def timed_kill(pid: int, fifo: int) -> float:
     return time.monotonic() - began
 
 
+def first_child(pid: int) -> int:
+    """The oldest child of a process."""
+    return descendants(pid)[1]
+
+
 @contextmanager
-def pysuper_service(scratch: Path, warm: int) -> Iterator[Callable[[], float]]:
-    shared = scratch / f"shared{warm}"
+def pysuper_service(rig: Rig, warm: int) -> Iterator[Callable[[], float]]:
+    shared = rig.scratch / f"shared{warm}"
     shared.mkdir()
-    os.mkfifo(shared / "fifo")
-    os.chmod(shared / "fifo", 0o666)
-    fifo = os.open(shared / "fifo", os.O_RDWR)
-    path = scratch / f"restart{warm}.toml"
+    path = rig.scratch / f"restart{warm}.toml"
     path.write_text(
         "[container.box]\n"
-        f'command = ["sh", "-c", "{announcing(Path("/mnt/fifo"))}"]\n'
+        f'rootfs = "dir:{rig.root}"\ncommand = ["sh", "-c", "{announcing(Path("/mnt/fifo"))}"]\n'
         f'volumes = ["{shared}:/mnt"]\ninit = false\nwarm = {warm}\n'
         'restart = { policy = "always", delay = 0, max_restarts = "unlimited" }\n'
     )
-    with up(path):
+    with fifo_at(shared / "fifo") as fifo, up(path):
         os.read(fifo, 64)
 
         def kill() -> float:
-            listed = subprocess.run([*PYSUPER, "ps", "--file", str(path), "--json"], check=True, capture_output=True)
+            listed = subprocess.run([PYSUPER, "ps", "--file", str(path), "--json"], check=True, capture_output=True)
             return timed_kill(json.loads(listed.stdout)[0]["pid"], fifo)
 
         yield kill
-    os.close(fifo)
 
 
 @contextmanager
-def supervisord_service(scratch: Path) -> Iterator[Callable[[], float]]:
-    program = shutil.which("supervisord") or installed_supervisord(scratch / "supervisord")
-    os.mkfifo(scratch / "fifo")
-    fifo = os.open(scratch / "fifo", os.O_RDWR)
-    settings = scratch / "supervisord.conf"
+def floor_service(rig: Rig, rounds: int) -> Iterator[Callable[[], float]]:
+    """What the kernel takes, so many times: between a death and the next run nothing is counted, decided or removed."""
+    options = ["--spare", "--count", str(rounds + 1)]
+    with fifo_at(rig.root / "tmp/floor") as fifo:
+        announce = ["/bin/sh", "-c", announcing(Path("/tmp/floor"))]
+        process = subprocess.Popen([*rig.floor_options["full"], *options, "--", *announce])
+        try:
+            os.read(fifo, 64)
+            yield lambda: timed_kill(first_child(process.pid), fifo)
+        finally:
+            while process.poll() is None:  # which ends with the last one, cleaned up
+                for pid in descendants(process.pid)[1:]:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(0.02)
+
+
+@contextmanager
+def supervisord_service(rig: Rig) -> Iterator[Callable[[], float]]:
+    program = shutil.which("supervisord") or installed_supervisord(rig.scratch / "supervisord")
+    settings = rig.scratch / "supervisord.conf"
+    path = rig.scratch / "supervisord.fifo"
     settings.write_text(
-        f"[supervisord]\nnodaemon=true\nlogfile={scratch}/supervisord.log\npidfile={scratch}/supervisord.pid\n"
-        f'[program:box]\ncommand=sh -c "{announcing(scratch / "fifo")}"\nautorestart=true\nstartsecs=0\n'
+        f"[supervisord]\nnodaemon=true\nlogfile={rig.scratch}/supervisord.log\npidfile={rig.scratch}/supervisord.pid\n"
+        f'[program:box]\ncommand={rig.root}/bin/sh -c "{announcing(path)}"\nautorestart=true\nstartsecs=0\n'
     )
-    process = subprocess.Popen([program, "-c", settings], stdout=subprocess.DEVNULL)
-    try:
-        os.read(fifo, 64)
-        yield lambda: timed_kill(descendants(process.pid)[1], fifo)
-    finally:
-        process.terminate()
-        process.wait()
-        os.close(fifo)
+    with fifo_at(path) as fifo:
+        process = subprocess.Popen([program, "-c", settings], stdout=subprocess.DEVNULL)
+        try:
+            os.read(fifo, 64)
+            yield lambda: timed_kill(first_child(process.pid), fifo)
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def installed_supervisord(venv: Path) -> str:
@@ -277,22 +262,17 @@ def installed_supervisord(venv: Path) -> str:
 
 
 @contextmanager
-def runit_service(runsv: str, scratch: Path) -> Iterator[Callable[[], float]]:
-    service = scratch / "runit"
+def runit_service(runsv: str, rig: Rig) -> Iterator[Callable[[], float]]:
+    service = rig.scratch / "runit"
     service.mkdir()
-    os.mkfifo(scratch / "runit.fifo")
-    fifo = os.open(scratch / "runit.fifo", os.O_RDWR)
-    (service / "run").write_text(f"#!/bin/sh\n{announcing(scratch / 'runit.fifo')}\n")
+    path = rig.scratch / "runit.fifo"
+    (service / "run").write_text(f"#!{rig.root}/bin/sh\n{announcing(path)}\n")
     (service / "run").chmod(0o755)
-    process = subprocess.Popen([runsv, service])
-    try:
-        os.read(fifo, 64)
-        yield lambda: timed_kill(descendants(process.pid)[1], fifo)
-    finally:
-        process.terminate()  # which it passes on
-        process.wait()
-        os.close(fifo)
-
-
-if __name__ == "__main__":
-    main()
+    with fifo_at(path) as fifo:
+        process = subprocess.Popen([runsv, service])
+        try:
+            os.read(fifo, 64)
+            yield lambda: timed_kill(first_child(process.pid), fifo)
+        finally:
+            process.terminate()  # which it passes on
+            process.wait()

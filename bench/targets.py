@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
+from bench import stack
 from bench.measure import median
 from bench.oneshot import API, ATTRS, PACKAGES, POOL, TRIO, WARM
 
@@ -99,10 +100,11 @@ def _many(rows: Mapping[tuple[str, int], Figures]) -> Iterator[Target]:
 
 
 def _restart(medians: Mapping[str, float]) -> Iterator[Target]:
+    floor = medians.get(stack.FLOOR)
     for ours, other in product(medians, medians):
-        if ours.startswith("pysuper") and not other.startswith("pysuper"):
+        if ours.startswith("pysuper") and not other.startswith(_OWN):
             title = f"death to restart, {ours}, to {other.partition(',')[0]}'s"
-            yield _judged(title, medians[ours] / medians[other], most=1)
+            yield _judged(title, medians[ours] / medians[other], floor and floor / medians[other], most=1)
 
 
 def _judged(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench import stack
 from bench.measure import descendants
 from bench.peers import System, systems
 from bench.rig import Rig, set_up
@@ -108,6 +109,13 @@ def test_a_floor_that_fails_says_what_did(rig: Rig) -> None:
 
     assert "/bin/nothing: No such file or directory" in done.stderr
     assert done.returncode == 125
+
+
+def test_a_spare_of_the_floor_runs_when_a_container_has_ended_and_nothing_is_left_of_it(rig: Rig) -> None:
+    with stack.floor_service(rig, 3) as kill:
+        assert all(0 < kill() < 30 for _ in range(3))
+    assert not descendants(os.getpid())[1:]
+    assert not list(Path("/sys/fs/cgroup").rglob("pysuper-floor.*"))
 
 
 def test_a_tiny_run_writes_figures_tables_and_plots(tmp_path: Path) -> None:

@@ -94,14 +94,15 @@ def test_restarts_are_compared_with_every_other_supervisor() -> None:
     medians = {
         "pysuper, a container": 2.0,
         "pysuper, a warm spare": 0.5,
+        "C floor, full, a spare": 0.25,
         "supervisord, a plain process": 1000.0,
         "runit, a plain process": 1.0,
     }
     stack = {"restart": {name: {"median": value, "p99": value} for name, value in medians.items()}}
 
     assert list(targets(figures(stack=stack))) == [
-        ("death to restart, pysuper, a container, to supervisord's", "at most 1", "0.00", ""),
-        ("death to restart, pysuper, a container, to runit's", "at most 1", "**2.00**", ""),
-        ("death to restart, pysuper, a warm spare, to supervisord's", "at most 1", "0.00", ""),
-        ("death to restart, pysuper, a warm spare, to runit's", "at most 1", "0.50", ""),
+        ("death to restart, pysuper, a container, to supervisord's", "at most 1", "0.00", "0.00"),
+        ("death to restart, pysuper, a container, to runit's", "at most 1", "**2.00**", "0.25"),
+        ("death to restart, pysuper, a warm spare, to supervisord's", "at most 1", "0.00", "0.00"),
+        ("death to restart, pysuper, a warm spare, to runit's", "at most 1", "0.50", "0.25"),
     ]
