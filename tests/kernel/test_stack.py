@@ -13,7 +13,7 @@ import trio
 
 from machine import PATIENCE, Snapshot
 from pysuper.container import Container
-from pysuper.errors import LaunchError
+from pysuper.errors import LaunchError, PysuperError
 from pysuper.pool import Pool
 from pysuper.stack.lifecycle import DOWN, State
 from pysuper.stack.postmortem import Because
@@ -513,6 +513,93 @@ async def test_without_a_spare_it_is_tried_as_ever(stacks: Stacks, tmp_path: Pat
         await over(stack)
         assert web.detail == "gave up after 1 restarts in 10 s"
         assert "/volume" in web.record.error
+
+
+# --- several changes at once ---
+
+#: `db` takes a while to stop, and says when it has begun to.
+SLOW_TO_STOP = """
+    [container.db]
+    command = ["sh", "-c", "trap 'echo stops; sleep 0.5; exit 0' TERM; echo up; while :; do sleep 0.05; done"]
+    stop_grace_period = "20s"
+    ready = { log = "^up" }
+"""
+
+
+async def test_who_waits_for_one_that_is_restarted_goes_on_waiting(stacks: Stacks) -> None:
+    async with stacks.run(
+        SLOW_TO_STOP
+        + """
+        [container.web]
+        command = "sleep 1000"
+        depends_on = { db = "ready", slow = "completed" }
+        [container.slow]
+        kind = "task"
+        command = ["sh", "-c", "sleep 1"]
+    """
+    ) as stack:
+        db = await reaches(stack, "db", State.READY)
+        assert stack.instances["web"].state is State.WAITING
+        await stack.restart([db], OPERATOR)
+        await reaches(stack, "web", State.READY)
+        assert db.run == 2
+
+
+async def test_who_waits_for_one_that_a_reload_changes_goes_on_waiting(stacks: Stacks) -> None:
+    text = """
+        [container.web]
+        command = "sleep 1000"
+        depends_on = {{ db = "healthy" }}
+        [container.db]
+        command = "sleep 1000"
+        healthcheck = {{ command = ["{0}"], interval = "0.1s", retries = 1000 }}
+    """
+    async with stacks.run(text.format("false")) as stack:
+        await reaches(stack, "db", State.READY)
+        await stack.reload(stacks.load(text.format("true")))
+        await reaches(stack, "web", State.READY)
+
+
+async def test_a_start_during_a_stop_is_not_waited_for_by_the_stop(stacks: Stacks) -> None:
+    async with stacks.run(SLOW_TO_STOP) as stack, trio.open_nursery() as nursery:
+        db = await reaches(stack, "db", State.READY)
+        nursery.start_soon(stack.stop, [db], OPERATOR)
+        await holds(lambda: "stops" in stacks.output("db"))
+        stack.start([db], OPERATOR)
+        await reaches(stack, "db", State.READY, run=2)
+
+
+async def test_who_is_being_stopped_stays_down_whatever_the_strategy(stacks: Stacks) -> None:
+    async with stacks.run(
+        """
+        [stack]
+        strategy = "one_for_all"
+        [container.crashes]
+        command = "sleep 1000"
+        restart = "always"
+    """
+        + SLOW_TO_STOP
+    ) as stack:
+        db = await reaches(stack, "db", State.READY)
+        crashes = await reaches(stack, "crashes", State.READY)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stack.stop, [db], OPERATOR)
+            await holds(lambda: "stops" in stacks.output("db"))
+            crashes.container.kill()
+        await reaches(stack, "crashes", State.READY, run=2)
+        assert db.state is State.STOPPED
+        assert db.run == 1
+
+
+async def test_nothing_is_started_any_more_in_a_stack_that_ends(stacks: Stacks) -> None:
+    async with stacks.run(SLOW_TO_STOP) as stack:
+        db = await reaches(stack, "db", State.READY)
+        stack.ending = True
+        with pytest.raises(PysuperError, match="is being stopped"):
+            await stack.restart([db], OPERATOR)
+        with pytest.raises(PysuperError, match="is being stopped"):
+            stack.start([db], OPERATOR)
+        assert db.run == 1
 
 
 # --- reload ---

@@ -242,6 +242,45 @@ def test_a_reload_with_a_broken_file_leaves_the_stack_as_it_is(up: Up) -> None:
     process.communicate(timeout=20 * PATIENCE)
 
 
+def test_a_reload_that_changes_every_container_is_not_the_end(up: Up) -> None:
+    text = '[container.only]\ncommand = "sleep 1000"\nhostname = "{}"\n'
+    up.write(text.format("one"))
+    process = up.start("--quiet")
+    up.reaches("only", "ready")
+    up.write(text.format("two"))
+    up.call("reload")
+    up.reaches("only", "ready")
+    up.call("down")
+    assert process.wait(timeout=20 * PATIENCE) == 0
+
+
+def test_a_crash_while_the_stack_is_stopped_starts_nothing_again(up: Up) -> None:
+    up.write("""
+        [stack]
+        strategy = "one_for_all"
+        [defaults]
+        restart = "always"
+        [container.db]
+        command = "sleep 1000"
+        [container.web]
+        stop_grace_period = "20s"
+        command = ["sh", "-c", "trap 'sleep 0.7; exit 0' TERM; while :; do sleep 0.05; done"]
+        depends_on = ["db"]
+        [container.other]
+        stop_grace_period = "20s"
+        command = ["sh", "-c", "trap 'sleep 1.5; exit 0' TERM; while :; do sleep 0.05; done"]
+    """)
+    process = up.start("--quiet")
+    up.reaches("other", "ready")
+    up.reaches("web", "ready")
+    db = up.ps()["db"]["pid"]
+    process.send_signal(signal.SIGTERM)
+    up.reaches("web", "stopping")
+    os.kill(db, signal.SIGKILL)
+    assert process.wait(timeout=20 * PATIENCE) == 143
+    assert up.call("events", "web", "other").count("* starting") == 2
+
+
 def test_a_storm_of_restarts_ends(up: Up) -> None:
     up.write("""
         [container.storm]

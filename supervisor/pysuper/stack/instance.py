@@ -137,8 +137,9 @@ class Instance:
         return self.container is not None and self.container.paused
 
     async def inactive(self) -> None:
-        """Wait until it has no container."""
-        while self.state in ACTIVE:
+        """Wait until it has no container; one of a later run does not count."""
+        run = self.run
+        while self.state in ACTIVE and self.run == run:
             await self._transition.wait()
 
     def post(self, event: Event, because: Because | None = None, detail: str = "", delay: float = 0.0) -> bool:

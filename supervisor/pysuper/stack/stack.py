@@ -10,7 +10,7 @@ other way round: an instance is stopped when those that depend on it are down.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 
@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from pysuper.contexts import is_privileged
-from pysuper.errors import ConfigError
+from pysuper.errors import ConfigError, PysuperError
 from pysuper.shorthand import did_you_mean
 from pysuper.spec import ContainerSpec
 from pysuper.stack import graph
@@ -45,6 +45,7 @@ class Stack:
     Attributes:
         instances: By name, in the order of the file.
         first_failure: The instance that failed for good first, or None: its status is that of `up`.
+        ending: Whether it is being stopped as a whole, so that nothing may be started any more.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Stack:
         self.spec = spec
         self.instances: dict[str, Instance] = {}
         self.first_failure: Instance | None = None
+        self.ending = False
         self.supervisor = supervisor
         self.journal, self.postmortems = journals
         self.notify_directory = str(project.notify)
@@ -69,6 +71,7 @@ class Stack:
         self._namespace = namespace
         self._dirty: deque[Instance] = deque()
         self._settling = False
+        self._returning: Counter[str] = Counter()
         self._changed = trio.Event()
         self._add(spec.members.values())
 
@@ -129,7 +132,7 @@ class Stack:
         for name, condition in instance.member.depends_on.items():
             for other in self._of(name):
                 met = satisfies(condition, other.state, healthy=other.healthy is True)
-                if met is None:
+                if met is None and not self._returning[other.name]:
                     self._give_up(instance, other)
                     return
                 if not met:
@@ -199,7 +202,12 @@ class Stack:
         self._start(list(self.instances.values()), Because())
 
     def start(self, instances: Iterable[Instance], because: Because) -> None:
-        """Start instances, and what they depend on; returns at once. Nothing happens to one that is up."""
+        """
+        Start instances, and what they depend on; returns at once. Nothing happens to one that is up.
+
+        Raises:
+            PysuperError: The stack is ending.
+        """
         named = list(instances)
         needed = {name for i in named for name in graph.dependencies(self.spec.members, i.member.name)}
         others = (i for i in self.instances.values() if i.member.name in needed and i not in named)
@@ -207,6 +215,8 @@ class Stack:
         self._start([*(i for i in others if i.state in {State.STOPPED, State.FAILED}), *named], because)
 
     def _start(self, instances: Iterable[Instance], because: Because) -> None:
+        if self.ending:
+            raise PysuperError("the stack is being stopped, and starts nothing any more")
         with self._together():  # nobody is to give up on one that only comes later
             for instance in instances:
                 schedule = instance.member.schedule
@@ -235,9 +245,25 @@ class Stack:
                 nursery.start_soon(stop_one, instance)
 
     async def restart(self, instances: Sequence[Instance], because: Because) -> None:
-        """Stop instances in order, and start them again."""
-        await self.stop(instances, because)
+        """
+        Stop instances in order, and start them again.
+
+        Raises:
+            PysuperError: The stack is ending.
+        """
+        with self._expected_back(instances):
+            await self.stop(instances, because)
         self.start(instances, because)
+
+    @contextmanager
+    def _expected_back(self, instances: Sequence[Instance]) -> Iterator[None]:
+        """Meanwhile these are down only to be started again: nobody gives up on them, and the stack is not over."""
+        names = Counter(instance.name for instance in instances)
+        self._returning += names
+        try:
+            yield
+        finally:
+            self._returning -= names
 
     def kill(self) -> None:
         """End every container at once."""
@@ -253,13 +279,14 @@ class Stack:
 
         Raises:
             ConfigError: The hooks are others.
+            PysuperError: The stack is ending.
         """
         if spec.hooks != self.spec.hooks:
             raise ConfigError("the hooks of a running stack cannot be changed", remedy="pysuper down, and up again")
         wanted = {name: member for member in spec.members.values() for name in graph.instance_names(member)}
         differs = [i for i in self.instances.values() if wanted.get(i.name) != i.member]
-        because = Because(by="reload")
-        await self.stop(differs, because)
+        with self._expected_back(differs):
+            await self.stop(differs, Because(by="reload"))
         for instance in differs:
             del self.instances[instance.name]
             instance.forget()
@@ -291,7 +318,7 @@ class Stack:
 
     def _apply_strategy(self, instance: Instance) -> None:
         """Who ends with an instance that has ended by itself: restarted with it, or stopped if it stays down."""
-        if self.spec.strategy is Strategy.ONE_FOR_ONE or instance.because.by == "strategy":
+        if self.ending or self.spec.strategy is Strategy.ONE_FOR_ONE or instance.because.by == "strategy":
             return
         if self.spec.strategy is Strategy.ONE_FOR_ALL:
             names = set(self.spec.members)
@@ -300,13 +327,14 @@ class Stack:
         because = Because(by="strategy", container=instance.name, run=instance.run)
         event = Event.RESTART if instance.state is State.BACKOFF else Event.STOP
         for other in self.instances.values():
-            if other.member.name in names and other is not instance and other.state in ACTIVE:
+            # Who is being stopped on request stays down.
+            if other.member.name in names and other is not instance and other.state in ACTIVE - {State.STOPPING}:
                 other.post(event, because)
 
     @property
     def over(self) -> bool:
         """Whether nothing will happen any more: all are down, and not because the operator wants some of them so."""
-        return all(
+        return not self._returning and all(
             instance.state in DOWN and not (instance.state is State.STOPPED and instance.because.by == "operator")
             for instance in self.instances.values()
         )

@@ -164,6 +164,7 @@ class _Up:
     def _end(self, status: int) -> None:
         if self._status is None:
             self._status = status
+            self._stack.ending = True
             self._told_to_end.set()
 
     async def heed(self, signals: AsyncIterator[int]) -> None:
