@@ -13,7 +13,7 @@ import trio
 
 from machine import PATIENCE, Snapshot
 from pysuper.container import Container
-from pysuper.errors import LaunchError, PysuperError
+from pysuper.errors import ConfigError, LaunchError, PysuperError
 from pysuper.pool import Pool
 from pysuper.stack.lifecycle import DOWN, State
 from pysuper.stack.postmortem import Because
@@ -631,6 +631,16 @@ async def test_reload_touches_only_what_differs(stacks: Stacks) -> None:
         assert outcome == {"removed": ["gone"], "changed": ["changed"], "added": ["new"], "kept": ["same"]}
         assert list(stack.instances) == ["same", "changed", "new"]
         assert stack.instances["same"].container.pid == pid
+
+
+async def test_a_reload_cannot_change_the_journal(stacks: Stacks) -> None:
+    text = """
+        [container.box]
+        command = "sleep 1000"
+    """
+    async with stacks.run(text) as stack:
+        with pytest.raises(ConfigError, match="the journal of a running stack cannot be changed"):
+            await stack.reload(stacks.load(text + '[journal]\nmax_size = "1M"\n'))
 
 
 # --- faults ---

@@ -278,11 +278,13 @@ class Stack:
             Names of instances: `removed`, `changed`, `added`, `kept`.
 
         Raises:
-            ConfigError: The hooks are others.
+            ConfigError: The hooks are others, or the journal is.
             PysuperError: The stack is ending.
         """
-        if spec.hooks != self.spec.hooks:
-            raise ConfigError("the hooks of a running stack cannot be changed", remedy="pysuper down, and up again")
+        for what in ("hooks", "journal"):
+            if getattr(spec, what) != getattr(self.spec, what):
+                fixed = f"the {what} of a running stack cannot be changed"
+                raise ConfigError(fixed, remedy="pysuper down, and up again")
         wanted = {name: member for member in spec.members.values() for name in graph.instance_names(member)}
         differs = [i for i in self.instances.values() if wanted.get(i.name) != i.member]
         with self._expected_back(differs):
