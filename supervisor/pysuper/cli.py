@@ -179,6 +179,8 @@ class _Report:
     """The file of `--report`; refused before anything runs if it cannot be written."""
 
     def __init__(self, path: str) -> None:
+        if not path:
+            raise ConfigError("--report is empty; give the path of a file")
         self._path = os.path.abspath(path)
         directory = os.path.dirname(self._path)
         # The file is replaced: not what a link such as /dev/stderr leads to, nor the link.

@@ -317,7 +317,10 @@ def make_spec(arguments: argparse.Namespace, *, interactive: bool) -> tuple[Cont
     changes = {key: given[key] for key in _SINGLE if key in given}
     changes.setdefault("terminal", base.terminal or interactive)
     if "rootfs" in given:
-        changes["rootfs"] = shorthand.absolute_rootfs(given["rootfs"], os.getcwd())
+        try:
+            changes["rootfs"] = shorthand.absolute_rootfs(given["rootfs"], os.getcwd())
+        except ValueError as error:
+            raise ConfigError(f"--rootfs: {error}") from error
     try:
         files = [shorthand.read_env_file(path) for path in given.get("env_file", ())]
     except ValueError as error:

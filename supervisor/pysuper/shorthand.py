@@ -213,6 +213,8 @@ def absolute_rootfs(choice: DriverChoice, directory: str) -> DriverChoice:
     if isinstance(options.get("path"), str):
         options["path"] = _real_path(options["path"], directory)
     argument = choice.argument
+    if argument == "" or options.get("path") == "":
+        raise ValueError(f"the path of {choice.name} is empty; give that of a root, such as {choice.name}:/srv/root")
     if argument is not None and "://" not in argument:
         argument = _real_path(argument, directory)
     return attrs.evolve(choice, options=options, argument=argument)
