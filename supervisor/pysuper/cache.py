@@ -60,7 +60,8 @@ class Cache:
             return finished
         unfinished = self._unfinished(context)
         self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
-        unfinished.mkdir(mode=0o755)
+        unfinished.mkdir()
+        unfinished.chmod(0o755)  # whatever the umask: the users of a container need it
         try:
             await fill(unfinished)
             _rename(unfinished, finished)

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pysuper
-from pysuper.errors import ConfigError, PysuperError, describe_errno, one_line
+from pysuper.errors import ConfigError, PysuperError, describe_errno, one_line, say
 from pysuper.flags import Parser, container_parser, make_spec
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _open_missing_descriptors()
-    _leave_out_untrusted()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where the parent ignores it, nobody would hear of an end: wait(2)
     try:
         try:
+            _leave_out_untrusted()
             status = _dispatch(sys.argv[1:] if argv is None else argv)
         except SystemExit as exit_:  # argparse, after --help and --version
             status = int(exit_.code or 0)
@@ -115,7 +116,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
-        print(f"pysuper: {line}", file=sys.stderr)
+        say(line)
 
 
 def _dispatch(argv: Sequence[str]) -> int:

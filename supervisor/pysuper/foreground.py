@@ -61,7 +61,8 @@ async def run(
     """
     # What the parent has set to be ignored stays ignored: nohup(1), and `&` in a script.
     heeded = [n for n in (*_ENDING, *_PASSED_ON) if signal.getsignal(n) != signal.SIG_IGN]
-    with trio.open_signal_receiver(*heeded) as signals:
+    # SIGURG is ignored by default, and never sent by hand: the receiver wants one at least.
+    with trio.open_signal_receiver(*heeded or [signal.SIGURG]) as signals:
         async with trio.open_nursery() as nursery:
             # Told before the command runs, which may ask for it at once.
             foreground = _Foreground(attrs.evolve(spec, terminal_size=user_size()), hooks, trace, nursery)

@@ -15,7 +15,6 @@ everything.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import select
@@ -173,7 +172,13 @@ class _Source:
                 self._pollable = False
 
     async def read(self) -> bytes:
-        """Some bytes; none at the end of the file, or when the terminal has hung up."""
+        """Some bytes; none at the end, which is also where reading fails."""
+        try:
+            return await self._read()
+        except OSError:  # it has hung up, or cannot be read at all: nohup(1) opens it for writing only
+            return b""
+
+    async def _read(self) -> bytes:
         if not self._pollable:
             return await trio.to_thread.run_sync(os.read, self.fd, _CHUNK, abandon_on_cancel=True)
         while True:
@@ -185,10 +190,6 @@ class _Source:
                 return os.read(self.fd, _CHUNK)
             except BlockingIOError:  # somebody else was faster
                 continue
-            except OSError as error:
-                if error.errno == errno.EIO:
-                    return b""
-                raise
 
 
 class _Outlet:

@@ -34,7 +34,10 @@ def trusted_path() -> list[str]:
 
 
 def _real(path: str) -> str:
-    return os.path.realpath(path or ".")
+    try:
+        return os.path.realpath(path or ".")
+    except FileNotFoundError:  # in a directory that was removed, where there is nothing to import
+        return path
 
 
 def distrust(path: str) -> str | None:

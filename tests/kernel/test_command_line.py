@@ -140,6 +140,9 @@ def test_exit_codes_are_the_commands() -> None:
         (["run", "--cpus", "nan", "true"], 2, "nan"),
         (["run", "--cpuset-cpus", "4095", "true"], 125, "4095"),
         (["run", "--name", "a/b", "true"], 2, "a/b"),
+        (["run", "--report", "", "true"], 2, "--report"),
+        (["run", "--rootfs", "dir:", "true"], 2, "dir:/srv/root"),
+        (["run", "--rootfs", "chroot:", "true"], 2, "chroot:/srv/root"),
         (["run", "--name", "..", "true"], 2, "name"),
         (["run", "--name", "a\nb", "true"], 2, "name"),
         (["run", "--name", "x" * 65536, "true"], 2, "name"),
@@ -211,6 +214,53 @@ def test_pipes_are_pipes() -> None:
 def test_a_closed_stdin_and_stdout_do_no_harm() -> None:
     command = " ".join(PYSUPER) + " run -- sh -c 'cat; echo x; exit 4' <&- >&-"
     assert subprocess.run(["sh", "-c", command], check=False, timeout=60).returncode == 4
+
+
+def test_a_full_standard_error_changes_nothing() -> None:
+    with open("/dev/full", "w") as full:
+        result = pysuper("run", "-v", "/tmp:/mnt", "sh", "-c", "exit 7", capture_output=False, stderr=full)
+        assert result.returncode == 7  # of which a line would say that /mnt can be written to
+        assert pysuper("run", "no-such-command", capture_output=False, stderr=full).returncode == 127
+
+
+def test_a_standard_input_that_cannot_be_read_is_an_empty_one() -> None:
+    with open(os.devnull, "w") as null:
+        result = pysuper("run", "-t", "sh", "-c", "sleep 0.3; exit 7", stdin=null)
+    assert (result.returncode, result.stderr) == (7, "")
+
+
+@pytest.mark.parametrize("ignored", ["CHLD", "TERM,INT,HUP,QUIT,USR1,USR2"])
+def test_signals_that_the_parent_ignores_do_no_harm(ignored: str) -> None:
+    result = subprocess.run(
+        ["env", f"--ignore-signal={ignored}", *PYSUPER, "run", "echo", "hello"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, "hello\n"), result.stderr
+
+
+def test_a_current_directory_that_was_removed_does_no_harm(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f'cd {gone} && rmdir {gone} && exec "$@"'
+    result = subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable, "-P", "-m", "pysuper", "run", "echo", "hello"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, "hello\n"), result.stderr
+
+
+def test_the_umask_of_the_caller_hides_nothing_from_users_of_the_container(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("seen")
+    result = pysuper("run", "-u", "1000", "-v", f"{source}:/a/new/place:ro", "ls", "/a/new", umask=0o077)
+    assert (result.returncode, result.stdout) == (0, "place\n"), result.stderr
 
 
 def test_a_reader_that_goes_away_ends_the_writer() -> None:

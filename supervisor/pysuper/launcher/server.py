@@ -27,6 +27,8 @@ _CLEANUP_BOUND = 5.0
 
 def main(control_descriptor: int) -> None:
     """Serve requests until the supervisor closes its end of the control socket, or dies."""
+    os.umask(0o022)  # what is made for a container is not for the caller's umask to hide from its users
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.closerange(3, control_descriptor)
     os.closerange(control_descriptor + 1, 1 << 20)
     # Where a command may want descriptors of its own, none of ours will come to be.

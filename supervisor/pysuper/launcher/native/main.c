@@ -189,6 +189,9 @@ int main(int argc, char **argv)
 	control = atoi(argv[1]);
 	if (control < 3)
 		return 125;
+	/* What is made for a container is not for the caller's umask to hide from its users. */
+	umask(022);
+	signal(SIGCHLD, SIG_DFL);
 	arrange_descriptors(control);
 	set_title_space(argc, argv);
 	seal();

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pysuper.errors import ConfigError, PysuperError
+from pysuper.errors import ConfigError, PysuperError, say
 from pysuper.flags import Parser, add_plugin_dir
 from pysuper.stack.project import Project
 
@@ -111,7 +111,7 @@ def _supervise(arguments: Any, project: Project, load: Callable[[], StackSpec]) 
     def progress(text: str) -> None:
         tell({"progress": text})
         if not arguments.told and not arguments.quiet:
-            print(f"pysuper: {text}", file=sys.stderr)
+            say(text)
 
     report = Report(
         begun=lambda: tell({"begun": os.getpid()}),
@@ -154,10 +154,10 @@ def _detach(arguments: Sequence[str], *, wait: bool) -> int:
             message = json.loads(line)
             if "error" in message:
                 for text in message["error"]:
-                    print(f"pysuper: {text}", file=sys.stderr)
+                    say(text)
                 return int(message["exit"])
             if "progress" in message:
-                print(f"pysuper: waiting: {message['progress']}", file=sys.stderr)
+                say(f"waiting: {message['progress']}")
             elif "settled" in message:
                 if message["settled"] is not None:
                     raise PysuperError(message["settled"], remedy="see pysuper why; pysuper down ends the rest")
