@@ -30,7 +30,7 @@ OPERATOR = Because(by="operator", who="uid 0, pid 1")
 
 
 async def over(stack) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(30 * PATIENCE):
         await stack.until(lambda: all(i.state in DOWN for i in stack.instances.values()))
 
 
