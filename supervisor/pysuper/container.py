@@ -16,7 +16,7 @@ from functools import partial
 import trio
 
 from pysuper import registry
-from pysuper.drivers import Cgroup, Context, Launcher, Statistics
+from pysuper.drivers import Cgroup, Context, Launcher, Statistics, Trace
 from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
@@ -381,27 +381,25 @@ async def _host_side(
         launcher: Who has to be told of their traces.
     """
     cgroup: Cgroup | None = None
-    # Around everything, since scopes are left in reverse, and a driver may have some open.
-    with trio.CancelScope() as scope:
-        async with AsyncExitStack() as stack:
-            try:
-                for driver in drivers.in_order():
-                    if not driver.acts_on_host():
-                        continue
-                    title = registry.title(driver)
-                    if launcher is not None:
-                        with guarded(title, "traces"):
-                            traces = driver.traces(context)
-                        if traces:
-                            stack.push_async_callback(launcher.forget, *traces)
-                            await launcher.remember(*traces)
-                    with tracer.span("driver", f"enter {title}"):
-                        made = await stack.enter_async_context(
-                            entered(title, partial(driver.host, context), driver.patience)
-                        )
-                    if driver is drivers.cgroup:
-                        cgroup = GuardedCgroup(made, title)
-                assert cgroup is not None
-                yield cgroup
-            finally:
-                scope.shield = True
+    async with AsyncExitStack() as stack:
+        for driver in drivers.in_order():
+            if not driver.acts_on_host():
+                continue
+            title = registry.title(driver)
+            if launcher is not None:
+                with guarded(title, "traces"):
+                    traces = driver.traces(context)
+                if traces:
+                    stack.push_async_callback(_forget, launcher, traces)
+                    await launcher.remember(*traces)
+            with tracer.span("driver", f"enter {title}"):
+                made = await stack.enter_async_context(entered(title, partial(driver.host, context), driver.patience))
+            if driver is drivers.cgroup:
+                cgroup = GuardedCgroup(made, title)
+        assert cgroup is not None
+        yield cgroup
+
+
+async def _forget(launcher: Launcher, traces: Sequence[Trace]) -> None:
+    with trio.CancelScope(shield=True):
+        await launcher.forget(*traces)

@@ -212,7 +212,8 @@ class Driver(Plugin):
         """
         Set up on the host; on exit, clean up. The exit is shielded from cancellation, and is told of no exception.
 
-        A nursery may be open in between. If one of its tasks fails, the container is stopped.
+        A nursery may be open in between. If one of its tasks fails, or it is cancelled, the container is
+        stopped.
         """
         return _nothing()
 

@@ -177,30 +177,38 @@ def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
 @asynccontextmanager
 async def entered(title: str, make: Callable[[], AbstractAsyncContextManager[T]], patience: float) -> AsyncIterator[T]:
     """
-    A plugin's `host`, which may keep a nursery open. It is told of no exception when it is left.
+    A plugin's `host`, which may keep a nursery open. It is told of no exception when it is left, nor of a cancellation.
 
     Args:
         make: Makes the context manager.
         patience: Seconds that entering may take, and leaving.
 
     Raises:
-        DriverError: It failed, blocked, or took longer.
+        DriverError: It failed, blocked, took longer, or has cancelled a scope of its own, and the block with it.
     """
     doing = "set up"
-    with trio.CancelScope() as scope:
-        scope.deadline = trio.current_time() + patience
-        with guarded(title, "host"):
-            manager = make()
-        value = await called(title, "host", manager.__aenter__())
-        scope.deadline = math.inf
-        try:
-            yield value
-        finally:
-            doing = "clean up"
+    cancelled = False
+    try:
+        with trio.CancelScope() as scope:
             scope.deadline = trio.current_time() + patience
-            await called(title, "host", manager.__aexit__(None, None, None))
+            with guarded(title, "host"):
+                manager = make()
+            value = await called(title, "host", manager.__aenter__())
+            scope.deadline = math.inf
+            try:
+                yield value
+            finally:
+                doing = "clean up"
+                scope.shield = True  # also from a nursery of another plugin's
+                scope.deadline = trio.current_time() + patience
+                await called(title, "host", manager.__aexit__(None, None, None))
+    except* trio.Cancelled:
+        cancelled = True
     if scope.cancelled_caught:
         raise _slow(title, doing, patience)
+    if cancelled:
+        await trio.lowlevel.checkpoint_if_cancelled()  # if it was somebody else, that is still so
+        raise DriverError(f"{title} has cancelled itself", remedy="report it to its authors, or do without it")
 
 
 async def bounded(title: str, doing: str, awaitable: Awaitable[T], patience: float) -> T:

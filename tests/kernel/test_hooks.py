@@ -231,13 +231,16 @@ async def test_a_hook_is_left_when_everything_has_been_told_also_if_the_supervis
     assert log == ["entered", "told", "left"]
 
 
-async def test_a_hook_whose_background_task_fails_is_given_up_and_nothing_else(register, spec) -> None:
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_hook_whose_background_task_fails_is_given_up_and_nothing_else(register, spec, fails: bool) -> None:
     class Dies(Hook):
         @asynccontextmanager
         async def host(self, containers: Mapping[str, LifecycleEvent | None]) -> AsyncIterator[None]:
             async def die() -> None:
                 await trio.sleep(0.1)
-                raise ValueError("background")
+                if fails:
+                    raise ValueError("background")
+                nursery.cancel_scope.cancel()
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(die)
@@ -247,12 +250,16 @@ async def test_a_hook_whose_background_task_fails_is_given_up_and_nothing_else(r
             await trio.lowlevel.checkpoint()
 
     warned: list[str] = []
-    async with pysuper.open_supervisor(hooks=[register("dies", Dies)], warn=warned.append) as supervisor:
+    told: list[LifecycleEvent] = []
+    hooks = [register("dies", Dies), register("recorder", recorder(told))]
+    async with pysuper.open_supervisor(hooks=hooks, warn=warned.append) as supervisor:
         container = await supervisor.start(spec("sleep 0.4; exit 7"))
         assert (await container.wait()).exit_code == 7
         assert (await (await supervisor.start(spec("exit 8"))).wait()).exit_code == 8
     (line,) = warned
-    assert "'dies' of third-party 1.0 failed in host: ValueError: background" in line
+    what = "failed in host: ValueError: background" if fails else "has cancelled itself"
+    assert f"'dies' of third-party 1.0 {what}" in line
+    assert kinds(told).count("stopped") + kinds(told).count("failed") == 2
 
 
 @pytest.mark.parametrize("when", ["enter", "leave"])

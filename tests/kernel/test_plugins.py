@@ -183,6 +183,48 @@ async def test_a_driver_whose_background_task_fails_stops_its_container_alone(
     assert (await bystander.wait()).exit_code == 7
 
 
+@pytest.mark.parametrize("when", ["start", "run"])
+async def test_a_driver_that_cancels_its_nursery_ends_its_container_alone(
+    supervisor, spec, plugin, register, tmp_path, when
+) -> None:
+    class Cleans(NamespaceDriver):
+        namespace = "uts"
+
+        def contribute(self, plan: PlanBuilder) -> None:
+            plan.namespace("uts")
+
+        @asynccontextmanager
+        async def host(self, context: Context) -> AsyncIterator[None]:
+            yield
+            await trio.lowlevel.checkpoint()
+            (tmp_path / "clean").touch()
+
+    bystander = await supervisor.start(spec("sleep 0.5; exit 7"))
+    network = plugin(
+        f"""
+        def contribute(self, plan): ...
+
+        @asynccontextmanager
+        async def host(self, context):
+            async def cancel():
+                while not Path({str(tmp_path / "now")!r}).exists():
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+
+            async with trio.open_nursery() as nursery:
+                {"nursery.cancel_scope.cancel()" if when == "start" else "nursery.start_soon(cancel)"}
+                yield
+        """
+    )
+    wanted = spec("exec sleep 60", network=network, namespaces={"uts": register("cleans", Cleans)})
+    with pytest.raises(DriverError, match="'plugin' of third-party 1.0 has cancelled itself"):
+        container = await supervisor.start(wanted)
+        (tmp_path / "now").touch()
+        await container.wait()
+    assert (tmp_path / "clean").exists()
+    assert (await bystander.wait()).exit_code == 7
+
+
 @pytest.mark.parametrize("when", ["enter", "leave"])
 async def test_a_driver_that_does_not_come_back_is_an_error(supervisor, spec, plugin, when) -> None:
     network = plugin(
