@@ -157,6 +157,7 @@ class Container:
         return self._cgroup.statistics()
 
     @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
     async def execute(
         self,
         command: Sequence[str],

@@ -80,6 +80,7 @@ class Execution:
         if self._process is not None:
             self._process.close()
 
+    @trio.lowlevel.enable_ki_protection
     async def _live(
         self,
         launcher: Launcher,
@@ -201,6 +202,7 @@ class Executions:
             return trio.socket.from_stdlib_socket(socket.socket(fileno=opener._process.opened.pop("socket")))
 
     @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
     async def joined(self, plan: Plan, given: tuple[int | None, int | None, int | None]) -> AsyncIterator[Execution]:
         """
         Start one; it is ended with this block, or with the container.

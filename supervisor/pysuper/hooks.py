@@ -50,6 +50,7 @@ class Hooks:
         self._listeners = [_Listener(name, hook, view, warn) for name, hook in _sorted(hooks)]
         self._closing = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """
         Run until closed and everything has been told; `started` once all hooks are there.
@@ -279,6 +280,7 @@ class _Listener:
         """Whether the hook defines the method, and is there."""
         return self._nursery is not None and getattr(type(self._hook), kind) is not getattr(Hook, kind)
 
+    @trio.lowlevel.enable_ki_protection
     async def serve(self, task_status: trio.TaskStatus[None]) -> None:
         """From its set-up to its clean-up."""
         begun = False
@@ -330,6 +332,7 @@ class _Listener:
             self._queues[container] = deque([delivery])
             self._nursery.start_soon(self._empty, container)
 
+    @trio.lowlevel.enable_ki_protection
     async def _empty(self, container: str) -> None:
         queue = self._queues[container]
         while queue:

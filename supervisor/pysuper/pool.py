@@ -83,6 +83,7 @@ class Pool:
         """How many spares wait."""
         return len(self._spares)
 
+    @trio.lowlevel.enable_ki_protection
     async def start(
         self,
         *,
@@ -124,6 +125,7 @@ class Pool:
         self._over = trio.Event()
         self._tasks.start_soon(self._keep_full)
 
+    @trio.lowlevel.enable_ki_protection
     async def _keep_full(self) -> None:
         """Replace what is taken or has died, one at a time, as a task; who starts meanwhile hears what is wrong."""
         pause = _AGAIN
@@ -143,6 +145,7 @@ class Pool:
         finally:
             self._over.set()
 
+    @trio.lowlevel.enable_ki_protection
     async def _watch(self, spare: _Spare) -> None:
         """Replace a spare that does not live until it is taken."""
         if await spare.died():
@@ -165,6 +168,7 @@ class Pool:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def opened(pool: Pool) -> AsyncIterator[Pool]:
     """Fill a pool, and keep it full as long as the block lasts; see `Supervisor.pool`."""
     try:
@@ -198,6 +202,7 @@ class _Spare:
         self._status = _Status()
         self._over = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, live: Live, task_status: trio.TaskStatus[None]) -> None:
         """Its whole life, as a task; `started` when it waits."""
         self._prepared = task_status

@@ -101,6 +101,7 @@ class Process:
         # First of the steps, then of the command.
         self._began = self._ended = time.monotonic() if launched.times is None else launched.times[-1]
 
+    @trio.lowlevel.enable_ki_protection
     async def watch(self) -> None:
         """Wait for its end, as a task; shielded, since what was cloned has to be reaped."""
         # A process that was stuck is given up: its descriptor is closed.

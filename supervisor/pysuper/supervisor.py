@@ -98,6 +98,7 @@ class Supervisor:
         given = stdin, stdout, stderr
         return await self._start(spec, None, given, descriptors, subject, Tracer(trace))
 
+    @trio.lowlevel.enable_ki_protection
     async def _start(
         self,
         spec: ContainerSpec,
@@ -160,6 +161,7 @@ class Supervisor:
         """Who is started again and again under one name, for the hooks; for a supervisor above this one."""
         return self._hooks.subject(name, supervised=True)
 
+    @trio.lowlevel.enable_ki_protection
     async def _live(
         self,
         spec: ContainerSpec,
@@ -248,13 +250,15 @@ def _log(line: str) -> None:
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_supervisor(
     *, hooks: Sequence[DriverChoice] = (), warn: Callable[[str], None] = _log, launcher: str | None = None
 ) -> AsyncIterator[Supervisor]:
     """
     Start a supervisor, with its launcher process; on exit every container that still runs is stopped.
 
-    An exception of the block is raised as it is, not in an exception group, if nothing else failed meanwhile.
+    An exception of the block is raised as it is, not in an exception group, if nothing else failed meanwhile. Ctrl-C is
+    such an exception: tasks of the supervisor, and what plugins do in them, are not interrupted but cancelled.
 
     Args:
         hooks: Who is told what happens to its containers.
@@ -289,6 +293,7 @@ async def open_supervisor(
 
 
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def _served(
     serve: Callable[[trio.TaskStatus[None]], Awaitable[None]], close: Callable[[], None] | None = None
 ) -> AsyncIterator[None]:
@@ -301,6 +306,7 @@ async def _served(
     scope = trio.CancelScope(shield=True)
     ready = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection
     async def run() -> None:
         with scope:
             async with trio.open_nursery() as nursery:

@@ -48,6 +48,61 @@ def other_supervisor():
         process.kill()
 
 
+#: One that is interrupted by Ctrl-C at the n-th line of its own code that is executed; it says how many were left.
+INTERRUPTED = textwrap.dedent(
+    """
+    import signal, sys, trio, pysuper
+    from pysuper import container, execution, guard, hooks, pool, process, supervisor
+    from pysuper.launcher import client
+    lines = int(sys.argv[2])
+    files = {module.__file__ for module in (client, container, execution, guard, hooks, pool, process, supervisor)}
+
+    def count(frame, event, argument):
+        global lines
+        if frame.f_code.co_filename not in files:
+            return None
+        lines -= 1
+        if lines == 0:
+            signal.raise_signal(signal.SIGINT)
+        return count
+
+    async def main():
+        spec = pysuper.ContainerSpec(name="box", command=("sleep", "1000"), cgroup=pysuper.DriverChoice(sys.argv[1]))
+        async with pysuper.open_supervisor() as supervisor, supervisor.pool(spec, size=1) as pool:
+            await supervisor.start(spec)
+            container = await pool.start()
+            async with container.execute(["true"]) as execution:
+                await execution.wait()
+            await container.stop()
+            await pool.start()
+
+    sys.settrace(count)
+    try:
+        trio.run(main)
+    except KeyboardInterrupt:
+        print("interrupted")
+    sys.settrace(None)
+    print(lines)
+    """
+)
+
+
+def interrupted(line: int) -> list[str]:
+    command = [sys.executable, "-c", INTERRUPTED, cgroup_driver(), str(line)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10 * PATIENCE)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_ctrl_c_at_any_moment_ends_the_supervisor_and_leaves_nothing() -> None:
+    many = 10**6
+    executed = many - int(interrupted(many)[-1])
+    before = cgroups()
+    for line in range(1, executed - executed // 10, executed // 25):  # not always as many, so not at the very end
+        assert interrupted(line)[0] == "interrupted"
+        assert wait_until(lambda: cgroups() <= before)
+
+
 def test_kill_9_of_the_supervisor_leaves_nothing_within_a_second(other_supervisor) -> None:
     others = {path for path in cgroups() if "/pysuper.one." not in path and "/pysuper.two." not in path}
     process, pids = other_supervisor

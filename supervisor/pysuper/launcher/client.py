@@ -48,6 +48,7 @@ class ProcessLauncher(Launcher):
         self._traces: set[Trace] = set()
         self._pidfds: set[int] = set()
 
+    @trio.lowlevel.enable_ki_protection
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep one launcher process running until cancelled."""
         while self._deaths < _MAX_DEATHS:
