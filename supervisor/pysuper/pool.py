@@ -102,13 +102,13 @@ class Pool:
         """
         told = self._subject() if subject is None else subject
         while self._spares:
-            spare = self._spares.popleft()
-            try:
-                if spare.waits():
-                    with command_files(self.spec, stdin, stdout, stderr, descriptors) as files:
+            with command_files(self.spec, stdin, stdout, stderr, descriptors) as files:  # before one is taken for it
+                spare = self._spares.popleft()
+                try:
+                    if spare.waits():
                         return await spare.take(files if not self.spec.terminal else descriptors, told)
-            finally:  # not before, since it would be in the way
-                self._missing.set()
+                finally:  # not before, since it would be in the way
+                    self._missing.set()
         return await self._start((stdin, stdout, stderr), descriptors, subject)
 
     async def _fill(self) -> None:

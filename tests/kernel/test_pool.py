@@ -24,7 +24,7 @@ from pysuper.drivers import Context, Hook, LifecycleEvent, NetworkDriver, PlanBu
 from pysuper.errors import DriverError
 from pysuper.pool import Pool
 from pysuper.receipts import InCgroup
-from pysuper.testing.faults import cancelled_at
+from pysuper.testing.faults import cancelled_at, few_descriptors
 from pysuper_plugins.cgroup.mounts import hierarchies
 from registered import register as register  # noqa: PLC0414 - a fixture
 
@@ -158,6 +158,17 @@ async def test_what_cannot_be_executed_is_told_who_starts_it(supervisor, spec) -
         with pytest.raises(pysuper.CommandNotFound, match="/no/such"):
             await pool.start()
         await full(pool)
+
+
+async def test_a_start_with_wrong_arguments_or_without_descriptors_takes_no_spare(supervisor, spec) -> None:
+    async with supervisor.pool(spec("echo runs"), size=1) as pool:
+        (spare,) = pool._spares
+        with pytest.raises(pysuper.ConfigError, match="from 3 to 9"):
+            await pool.start(descriptors={11: 0})
+        with few_descriptors(0), pytest.raises(pysuper.LaunchError, match="EMFILE"):
+            await pool.start()
+        assert list(pool._spares) == [spare]
+        assert await said(pool) == "runs\n"
 
 
 async def test_the_time_of_a_container_counts_from_when_it_is_taken(supervisor, spec) -> None:
