@@ -61,6 +61,7 @@ class Container:
         self._executions = Executions(plan, process, launcher, watchers, self._freezer.awake)
         self._stopped = trio.Event()
         self._reason: str | None = None
+        self._killed = False
         self._protections: tuple[str, ...] = ()
         self._outcome: ExitRecord | PysuperError | None = None
 
@@ -109,6 +110,7 @@ class Container:
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the command; nothing happens if it has ended."""
+        self._killed |= number == signal.SIGKILL and not self._has_ended()
         self._process.send_signal(number)
 
     async def stop(self, reason: str = "stopped", *, stop_signal: int | None = None) -> None:
@@ -121,7 +123,8 @@ class Container:
         """
         if self._outcome is not None:
             return
-        self._reason = self._reason or reason
+        if not self._has_ended():
+            self._reason = self._reason or reason
         self.resume()
         self.send_signal(stop_signal or self.spec.stop_signal)
         with trio.move_on_after(self.spec.stop_timeout):
@@ -136,6 +139,10 @@ class Container:
         if self._outcome is None:
             self.send_signal(signal.SIGKILL)
             self._cgroup.kill()
+
+    def _has_ended(self) -> bool:
+        """Whether its command has, and only the clean-up is left."""
+        return self._process.ended.is_set() or self._process.exited.is_set()
 
     def pause(self) -> None:
         """
@@ -263,7 +270,7 @@ class Container:
     async def _end(self) -> ExitRecord:
         """Kill what is left, reap it, and say what became of it. Shielded by the caller."""
         try:
-            self.send_signal(signal.SIGKILL)
+            self._process.send_signal(signal.SIGKILL)
             # With the first process of a pid namespace the kernel kills all others in it, pid_namespaces(7). An init
             # ends with its command; should it be frozen just then, that is undone below.
             if not (self._process.ended.is_set() and "pid" in self.plan.namespaces):
@@ -285,7 +292,7 @@ class Container:
         how = exit_status(ended.status)
         reason = "exited" if how.signal is None else "signaled"
         # A shell whose command was killed exits with 128 and the signal.
-        if counted.oom_kills and how.status == 128 + signal.SIGKILL:
+        if counted.oom_kills and not self._killed and how.status == 128 + signal.SIGKILL:
             reason = "oom"
         peak = counted.memory_peak
         return ExitRecord(

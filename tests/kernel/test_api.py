@@ -35,6 +35,14 @@ async def test_leaving_the_supervisor_stops_what_still_runs(spec) -> None:
     assert (await container.wait()).reason == "stopped"
 
 
+async def test_a_command_that_has_ended_by_itself_was_not_stopped(supervisor, spec) -> None:
+    container = await supervisor.start(spec("exit 5"))
+    await container._process.ended.wait()  # and is still to be reaped
+    await container.stop()
+    record = await container.wait()
+    assert (record.reason, record.exit_code) == ("exited", 5)
+
+
 async def test_cancelling_the_scope_ends_the_container(spec) -> None:
     with trio.move_on_after(0.5) as scope:
         async with pysuper.open_supervisor() as supervisor:

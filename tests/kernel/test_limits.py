@@ -72,6 +72,17 @@ async def test_out_of_memory_is_told_from_other_kills(supervisor, spec) -> None:
 
 
 @needs_cgroup
+async def test_a_kill_on_request_is_none_of_the_kernels_that_had_killed_another_process(supervisor, spec) -> None:
+    container = await supervisor.start(spec("exec sleep 1000", limits=Limits(memory_max=64 << 20)))
+    async with container.execute(["tail", "/dev/zero"]) as hog:
+        assert (await hog.wait()).signal == 9
+    container.kill()
+    record = await container.wait()
+    assert record.oom_kills
+    assert (record.reason, record.signal) == ("signaled", 9)
+
+
+@needs_cgroup
 async def test_cpu_time_is_limited_and_counted(supervisor, spec) -> None:
     script = "exec timeout 2 sh -c 'while :; do :; done'"
     record = await (await supervisor.start(spec(script, limits=Limits(cpu_max=0.2)))).wait()
