@@ -265,4 +265,7 @@ class GuardedCgroup(Cgroup):
 
     def statistics(self) -> Statistics:
         with guarded(self._title, "statistics"):
-            return self._made.statistics()
+            counted = self._made.statistics()
+            if not isinstance(counted, Statistics):
+                raise TypeError(f"it returned {type(counted).__name__}, not Statistics")
+            return counted
