@@ -45,9 +45,8 @@ class Hooks:
             DriverError: One cannot be loaded or cannot work here, or they wait for each other.
         """
         hooks = [(choice.name, registry.create("pysuper.hook", choice, Hook)) for choice in choices]
-        self._containers: dict[str, LifecycleEvent | None] = {}
-        view = MappingProxyType(self._containers)
-        self._listeners = [_Listener(name, hook, view, warn) for name, hook in _sorted(hooks)]
+        self._containers = _Containers()
+        self._listeners = [_Listener(name, hook, self._containers.view, warn) for name, hook in _sorted(hooks)]
         self._closing = trio.Event()
 
     @trio.lowlevel.enable_ki_protection
@@ -79,6 +78,36 @@ class Hooks:
                 what follows when it has exited.
         """
         return Subject(name, self._listeners, self._containers, supervised=supervised)
+
+
+class _Containers:
+    """
+    Those that there are; several may have one name.
+
+    Attributes:
+        view: For hooks: what happened last to one of each name.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, LifecycleEvent | None] = {}
+        self.view = MappingProxyType(self._last)
+        self._namesakes: dict[str, dict[Subject, LifecycleEvent | None]] = {}  # that of the last event is the last one
+
+    def put(self, name: str, subject: Subject, event: LifecycleEvent | None) -> None:
+        """It is there, and this has happened to it."""
+        namesakes = self._namesakes.setdefault(name, {})
+        namesakes.pop(subject, None)
+        namesakes[subject] = self._last[name] = event
+
+    def remove(self, name: str, subject: Subject) -> None:
+        """It is not there any more; nothing happens if it was not."""
+        namesakes = self._namesakes.get(name, {})
+        namesakes.pop(subject, None)
+        if namesakes:
+            self._last[name] = next(reversed(namesakes.values()))
+        else:
+            self._namesakes.pop(name, None)
+            self._last.pop(name, None)
 
 
 class Told(Protocol):
@@ -118,7 +147,7 @@ class Subject:
         self,
         name: str,
         listeners: Sequence[_Listener],
-        containers: dict[str, LifecycleEvent | None],
+        containers: _Containers,
         *,
         supervised: bool,
     ) -> None:
@@ -133,12 +162,13 @@ class Subject:
         self._name = name
         self._listeners = listeners
         self._containers = containers
-        self._containers[name] = None
         self._supervised = supervised
         self._spec: ContainerSpec | None = None
         self._id = ""
         self._pid: int | None = None
         self._open = False
+        if supervised:  # others may never begin, and then nobody would say that they end
+            containers.put(name, self, None)
 
     async def begin(self, run_id: str, spec: ContainerSpec) -> None:
         """
@@ -178,7 +208,7 @@ class Subject:
 
     def forget(self) -> None:
         """It will not be started again."""
-        self._containers.pop(self._name, None)
+        self._containers.remove(self._name, self)
 
     def stopped(self) -> None:
         """It is down, and meant to be."""
@@ -230,7 +260,7 @@ class Subject:
             record=self.record,
             **fields,
         )
-        self._containers[self._name] = event
+        self._containers.put(self._name, self, event)
         listening = [listener for listener in self._listeners if listener.listens_to(kind)]
         delivery = _Delivery(
             event,

@@ -384,6 +384,33 @@ async def test_a_hook_sees_what_is_still_to_be_started(register, stacks: Stacks)
     assert views == [{"one": "started", "two": None}]
 
 
+async def test_a_hook_sees_those_of_one_name_until_the_last_has_ended(register, spec) -> None:
+    class Sees(Hook):
+        @asynccontextmanager
+        async def host(self, containers: Mapping[str, LifecycleEvent | None]) -> AsyncIterator[None]:
+            views.append(containers)
+            yield
+
+    views: list[Mapping[str, LifecycleEvent | None]] = []
+    async with (
+        pysuper.open_supervisor(hooks=[register("sees", Sees)]) as supervisor,
+        supervisor.pool(spec("exec sleep 1000"), size=1) as pool,
+    ):
+        (view,) = views
+        with pytest.raises(pysuper.ConfigError):
+            await pool.start(descriptors={11: 0})
+        assert not view
+        first, second = [await pool.start() for _ in range(2)]
+        second.kill()
+        await second.wait()
+        last = view["box"]
+        assert last is not None
+        assert (last.kind, last.pid) == ("ready", first.pid)
+        first.kill()
+        await first.wait()
+        assert not view
+
+
 async def test_the_hooks_of_a_running_stack_cannot_be_changed(register, stacks: Stacks) -> None:
     register("recorder", recorder([]))
     text = '[hook.recorder]\n[container.a]\ncommand = "sleep 1000"\n'
