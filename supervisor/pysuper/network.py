@@ -13,6 +13,7 @@ import trio
 
 from pysuper import steps
 from pysuper.drivers import Launcher
+from pysuper.errors import LaunchError, describe_errno
 from pysuper.plan import Phase, Plan
 from pysuper.process import Process, standard_files
 
@@ -24,12 +25,17 @@ _SYSCTLS = {"ip_unprivileged_port_start": "0", "ping_group_range": "0 2147483647
 
 
 @asynccontextmanager
-async def shared_network(launcher: Launcher) -> AsyncIterator[str]:
+@trio.lowlevel.enable_ki_protection
+async def shared_network(launcher: Launcher, watchers: trio.Nursery) -> AsyncIterator[str]:
     """
     A path that leads to a new network namespace with loopback, for as long as the context lasts; root only.
 
+    Args:
+        launcher: Clones the process that makes it.
+        watchers: Where that is waited for.
+
     Raises:
-        LaunchError: The kernel refused it.
+        LaunchError: The kernel refused it, or the supervisor has ended.
     """
     settings = (steps.WriteFile(path=f"/proc/sys/net/ipv4/{name}", content=text) for name, text in _SYSCTLS.items())
     plan = Plan(
@@ -45,27 +51,31 @@ async def shared_network(launcher: Launcher) -> AsyncIterator[str]:
     )
     taken: list[int] = []
     try:
-        await _make(launcher, plan, taken)
+        await _make(launcher, plan, watchers, taken)
         yield f"/proc/{os.getpid()}/fd/{taken[0]}"
     finally:
         for descriptor in taken:
             os.close(descriptor)
 
 
-async def _make(launcher: Launcher, plan: Plan, taken: list[int]) -> None:
+async def _make(launcher: Launcher, plan: Plan, watchers: trio.Nursery, taken: list[int]) -> None:
     """Run a plan, and take a descriptor of its process's namespace, by which that outlives the process."""
-    with standard_files(None, None, None) as files:
-        async with trio.open_nursery() as nursery, launcher.launch(plan, files, {}) as launched:
-            process = Process(launched, plan, "the process that makes a network")
-            nursery.start_soon(process.watch)
+    try:
+        with standard_files(None, None, None) as files:
+            async with launcher.launch(plan, files, {}) as launched:
+                process = Process(launched, plan, "the process that makes a network")
+                watchers.start_soon(process.watch)
 
-            async def take(_barrier: str) -> Mapping[int, int]:
-                taken.append(os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-                return {}
+                async def take(_barrier: str) -> Mapping[int, int]:
+                    taken.append(os.open(f"/proc/{process.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+                    return {}
 
-            try:
-                await process.start(take)
-            finally:
-                with trio.CancelScope(shield=True):
-                    process.send_signal(signal.SIGKILL)
-                    await process.reap()
+                try:
+                    await process.start(take)
+                finally:
+                    with trio.CancelScope(shield=True):
+                        process.send_signal(signal.SIGKILL)
+                        await process.reap()
+    except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
+        number = error.errno or 0
+        raise LaunchError(f"could not make a network: {describe_errno(number)}", errno=number) from error

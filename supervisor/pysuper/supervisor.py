@@ -155,7 +155,7 @@ class Supervisor:
         """
         A network namespace that containers can share, for as long as the context lasts; see `network.shared_network`.
         """
-        return shared_network(self._launcher)
+        return shared_network(self._launcher, self._watchers)
 
     def subject(self, name: str) -> Subject:
         """Who is started again and again under one name, for the hooks; for a supervisor above this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 
@@ -9,6 +10,8 @@ import pytest
 import trio
 
 import pysuper
+from machine import PATIENCE
+from pysuper.testing.faults import few_descriptors
 
 
 async def test_run_returns_record_and_output() -> None:
@@ -79,3 +82,19 @@ async def test_a_failed_start_hurts_no_other_container(supervisor, spec) -> None
     with pytest.raises(pysuper.CommandNotFound):
         await supervisor.start(spec(command=("no-such-command",)))
     assert (await container.wait()).exit_code == 6
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_a_network_that_cannot_be_made_is_a_launch_error(supervisor) -> None:
+    for free in range(4):
+        with few_descriptors(free), pytest.raises(pysuper.LaunchError, match="EMFILE"):
+            async with supervisor.shared_network():
+                raise AssertionError("made")
+
+
+async def test_a_network_of_a_supervisor_that_has_ended_is_a_launch_error() -> None:
+    async with pysuper.open_supervisor() as supervisor:
+        pass
+    with trio.fail_after(10 * PATIENCE), pytest.raises(pysuper.LaunchError, match="the supervisor has ended"):
+        async with supervisor.shared_network():
+            raise AssertionError("made")

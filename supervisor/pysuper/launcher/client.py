@@ -44,6 +44,7 @@ class ProcessLauncher(Launcher):
         self._waits_for_room = trio.Lock()
         self._ready = trio.Event()
         self._deaths = 0
+        self._closed = False
         # What a new launcher has to be told when the old one dies.
         self._traces: set[Trace] = set()
         self._pidfds: set[int] = set()
@@ -51,11 +52,15 @@ class ProcessLauncher(Launcher):
     @trio.lowlevel.enable_ki_protection
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep one launcher process running until cancelled."""
-        while self._deaths < _MAX_DEATHS:
-            await self._serve_once(task_status)
-            task_status = trio.TASK_STATUS_IGNORED
-            self._deaths += 1
-        raise LaunchError(f"the launcher process died {self._deaths} times in a row")
+        try:
+            while self._deaths < _MAX_DEATHS:
+                await self._serve_once(task_status)
+                task_status = trio.TASK_STATUS_IGNORED
+                self._deaths += 1
+            raise LaunchError(f"the launcher process died {self._deaths} times in a row")
+        finally:
+            self._closed = True
+            self._ready.set()  # nobody is to wait for another one
 
     async def _serve_once(self, task_status: trio.TaskStatus[None]) -> None:
         """The life of one launcher process."""
@@ -100,6 +105,8 @@ class ProcessLauncher(Launcher):
         for _ in range(_MAX_DEATHS):
             ready = self._ready
             await ready.wait()
+            if self._closed:
+                raise LaunchError("the supervisor has ended, and its launcher process")
             if launched := await self._try_launch(plan, files, namespaces):
                 self._deaths = 0
                 return launched
