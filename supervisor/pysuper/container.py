@@ -31,6 +31,7 @@ from pysuper.receipts import Receipt
 from pysuper.record import ExitRecord, exit_status
 from pysuper.spec import ContainerSpec
 from pysuper.tracing import Tracer
+from pysuper.validation import validate_execution
 
 __all__ = ["Container", "live"]
 
@@ -198,10 +199,12 @@ class Container:
             working_dir: None is that of the first command.
 
         Raises:
+            ConfigError: What is asked for contradicts itself.
             LaunchError: The container has ended or is paused, or the command could not be started; CommandNotFound
                 and CommandNotExecutable among them.
             LimitError: Something that the container promises would not be in force.
         """
+        validate_execution(command, environment or {}, working_dir, user)
         if self.paused:
             raise LaunchError(f"cannot execute a command in {self.name}: it is paused", remedy="resume it first")
         plan = command_plan(

@@ -26,7 +26,7 @@ from pysuper import registry
 from pysuper.container import Container, live
 from pysuper.contexts import Contexts, new_id
 from pysuper.drivers import Launcher
-from pysuper.errors import PysuperError, alone
+from pysuper.errors import ConfigError, PysuperError, alone
 from pysuper.guard import together
 from pysuper.hooks import Hooks, Subject, Told
 from pysuper.network import shared_network
@@ -38,7 +38,7 @@ from pysuper.record import ExitRecord
 from pysuper.spec import ContainerSpec, DriverChoice
 from pysuper.subids import SubIdsRefused
 from pysuper.tracing import Traced, Tracer
-from pysuper.validation import validate
+from pysuper.validation import command_problem, derived_name, validate
 
 __all__ = ["Completed", "Supervisor", "open_supervisor", "run"]
 
@@ -344,7 +344,7 @@ async def run(
     Run one container to its end, in the manner of `trio.run_process`.
 
     Args:
-        command: The argument vector.
+        command: The argument vector; empty is a login shell.
         stdin: What the command reads.
         capture_stdout, capture_stderr: Return the output instead of passing it through.
         check: Raise if the command fails.
@@ -354,7 +354,9 @@ async def run(
         subprocess.CalledProcessError: With `check`, the command did not exit with 0.
         PysuperError: It was not run.
     """
-    spec.setdefault("name", os.path.basename(command[0]).strip("._-") or "run")
+    if message := command_problem(command):
+        raise ConfigError(f"command: {message}")
+    spec.setdefault("name", derived_name(command))
     wanted = ContainerSpec(command=tuple(command), **spec)
     with os.fdopen(os.memfd_create("stdin", os.MFD_CLOEXEC), "w+b") as file:
         file.write(stdin)

@@ -11,7 +11,7 @@ import posixpath
 import re
 import resource
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pysuper.capabilities import NAMES as CAPABILITIES
 from pysuper.errors import ConfigError
@@ -33,11 +33,13 @@ __all__ = [
     "NAME",
     "Problem",
     "command_problem",
+    "derived_name",
     "problems",
     "share_problem",
     "sysctl_namespace",
     "user_problem",
     "validate",
+    "validate_execution",
 ]
 
 #: PID_MAX_LIMIT of 64-bit kernels, include/linux/threads.h; pids.max refuses more.
@@ -68,8 +70,19 @@ def validate(spec: ContainerSpec) -> None:
     Raises:
         ConfigError: It names everything that is wrong.
     """
-    if found := [f"{'.'.join(path)}: {message}" for path, message in problems(spec)]:
-        raise ConfigError("; ".join(found))
+    _refuse(problems(spec))
+
+
+def validate_execution(
+    command: Sequence[str], environment: Mapping[str, str], working_dir: str | None, user: str | None
+) -> None:
+    """The same for one more command in a container; None is that of the first one."""
+    _refuse(_execution_problems(command, environment, working_dir, user))
+
+
+def _refuse(found: Iterator[Problem]) -> None:
+    if messages := [f"{'.'.join(path)}: {message}" for path, message in found]:
+        raise ConfigError("; ".join(messages))
 
 
 def problems(spec: ContainerSpec) -> Iterator[Problem]:
@@ -95,18 +108,24 @@ def _name_problems(spec: ContainerSpec) -> Iterator[Problem]:
             yield (attribute,), f"{shown(name)} has {len(name)} characters; {most} is the most"
 
 
-def _command_problems(spec: ContainerSpec) -> Iterator[Problem]:
-    if message := command_problem(spec.command):
+def _execution_problems(
+    command: Sequence[str], environment: Mapping[str, str], working_dir: str | None, user: str | None
+) -> Iterator[Problem]:
+    if message := command_problem(command):
         yield ("command",), message
-    for name, value in spec.environment.items():
-        if not name or re.search(r"[=\0\s]", name):
+    for name, value in environment.items():
+        if not name or re.search(r"[=\0\s]", name) or _text_problem(name):
             yield ("environment",), f"{shown(name)} is not a name of a variable"
-        elif "\0" in value:
-            yield ("environment",), f"the value of {shown(name)} contains a NUL character"
-    if message := _path_problem(spec.working_dir):
+        elif message := _text_problem(value):
+            yield ("environment",), f"the value of {shown(name)} {message}"
+    if working_dir is not None and (message := _path_problem(working_dir)):
         yield ("working_dir",), message
-    if spec.user is not None and (message := user_problem(spec.user)):
+    if user is not None and (message := user_problem(user)):
         yield ("user",), message
+
+
+def _command_problems(spec: ContainerSpec) -> Iterator[Problem]:
+    yield from _execution_problems(spec.command, spec.environment, spec.working_dir, spec.user)
     for capability in spec.capabilities:
         if capability not in CAPABILITIES:
             known = did_you_mean(capability, CAPABILITIES)
@@ -115,14 +134,32 @@ def _command_problems(spec: ContainerSpec) -> Iterator[Problem]:
         yield ("seccomp",), f"{message}, nor {DEFAULT_SECCOMP} or {UNCONFINED}"
 
 
-def command_problem(command: tuple[str, ...]) -> str | None:
+def command_problem(command: Sequence[str]) -> str | None:
     """What is wrong with an argument vector; an empty one is right."""
     if isinstance(command, str):
         return "is a string; give a list of strings, or use shlex.split"
-    if command and not command[0]:
-        return "the program is an empty string"
-    if any("\0" in argument for argument in command):
-        return "an argument contains a NUL character"
+    for argument in command:
+        if not isinstance(argument, str):
+            return f"the argument {shown(argument)} is not a string"
+        if message := _text_problem(argument):
+            return f"an argument {message}"
+    return "the program is an empty string" if command and not command[0] else None
+
+
+def derived_name(command: Sequence[str]) -> str:
+    """The name of a container that is called as its command is."""
+    program = re.sub(r"[^A-Za-z0-9_.-]+", "-", posixpath.basename(command[0])) if command else ""
+    return program.strip("._-")[:MAX_NAME] or "run"
+
+
+def _text_problem(text: str) -> str | None:
+    """What is wrong with a string that becomes one of C."""
+    if "\0" in text:
+        return "contains a NUL character"
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return "contains a surrogate that stands for no byte"
     return None
 
 
@@ -161,15 +198,15 @@ def _privilege_problems(spec: ContainerSpec) -> Iterator[Problem]:
             yield ("sysctls",), f"{shown(name)} is not a kernel parameter, such as net.ipv4.ip_forward"
         elif sysctl_namespace(name) is None:
             yield ("sysctls",), f"{shown(name)} is not of a namespace; set it on the host: sysctl {name}=..."
-        elif not value or "\0" in value or "\n" in value or len(value) > MAX_SYSCTL:
+        elif not value or _text_problem(value) or "\n" in value or len(value) > MAX_SYSCTL:
             yield ("sysctls",), f"the value of {shown(name)} is not a line of text"
     for device in spec.devices:
         if message := _path_problem(device.target):
             yield ("devices",), message
-        elif not device.source.startswith("/") or "\0" in device.source:
+        elif not device.source.startswith("/") or _text_problem(device.source):
             yield ("devices",), f"the device {shown(device.source)} is not an absolute path"
     for path in spec.unmask:
-        if path != "ALL" and not re.fullmatch(r"/(?:proc|sys)(?:/[^/\0]+)*", path):
+        if path != "ALL" and (_text_problem(path) or not re.fullmatch(r"/(?:proc|sys)(?:/[^/]+)*", path)):
             yield ("unmask",), f"{shown(path)} is not ALL, or a path below /proc or /sys"
 
 
@@ -252,7 +289,7 @@ def _mount_problems(mounts: tuple[BindMount | TmpfsMount, ...]) -> Iterator[Prob
             yield ("mounts",), f"{shown(target)} is mounted twice"
         seen.add(target)
         if isinstance(mount, BindMount):
-            if not mount.source.startswith("/") or "\0" in mount.source:
+            if not mount.source.startswith("/") or _text_problem(mount.source):
                 yield ("mounts",), f"the source {shown(mount.source)} is not an absolute path"
         else:
             if mount.size is not None and not 1 <= mount.size <= MAX_INT:
@@ -265,8 +302,8 @@ def _path_problem(path: str) -> str | None:
     """What is wrong with a path in the container."""
     if len(path) > _MAX_PATH:
         return f"{shown(path)} has {len(path)} characters; {_MAX_PATH} is the most"
-    if "\0" in path:
-        return f"{shown(path)} contains a NUL character"
+    if message := _text_problem(path):
+        return f"{shown(path)} {message}"
     if not path.startswith("/"):
         return f"{shown(path)} is not an absolute path"
     if ".." in path.split("/"):
@@ -275,6 +312,8 @@ def _path_problem(path: str) -> str | None:
 
 
 def _ending_problems(spec: ContainerSpec) -> Iterator[Problem]:
+    if spec.notify_socket is not None and (message := _text_problem(spec.notify_socket)):
+        yield ("notify_socket",), f"{shown(spec.notify_socket)} {message}"
     if spec.stop_signal not in _SIGNALS:
         yield ("stop_signal",), f"there is no signal {spec.stop_signal}"
     if not 0 <= spec.stop_timeout < math.inf:

@@ -27,6 +27,17 @@ async def test_run_checks_the_exit_status_unless_told_otherwise() -> None:
     assert (await pysuper.run(["sh", "-c", "exit 3"], check=False)).record.exit_code == 3
 
 
+async def test_a_command_needs_no_name_that_a_container_can_have() -> None:
+    with pytest.raises(pysuper.CommandNotFound):
+        await pysuper.run(["no such [command]"])
+    assert (await pysuper.run([])).record.name == "run"  # a login shell, with nothing to read
+
+
+async def test_a_command_that_is_a_string_is_refused() -> None:
+    with pytest.raises(pysuper.ConfigError, match="command: is a string; give a list"):
+        await pysuper.run("true")
+
+
 async def test_an_error_is_raised_as_it_is_not_in_a_group() -> None:
     with pytest.raises(pysuper.CommandNotFound):
         await pysuper.run(["no-such-command"])

@@ -256,6 +256,24 @@ async def test_environment_and_directory_can_be_chosen(supervisor, spec, monkeyp
         await executed(container, "true", working_dir="/no/such")
 
 
+@pytest.mark.parametrize(
+    ("command", "settings", "what"),
+    [
+        (["a\0"], {}, "command: an argument contains a NUL character"),
+        ("true", {}, "command: is a string"),
+        (["true"], {"environment": {"A": "\0"}}, "environment: the value of 'A' contains a NUL"),
+        (["true"], {"environment": {"A=B": ""}}, "environment: 'A=B' is not a name"),
+        (["true"], {"working_dir": "etc"}, "working_dir: 'etc' is not an absolute path"),
+        (["true"], {"user": ""}, "user: '' is not a user"),
+    ],
+)
+async def test_what_cannot_be_executed_anywhere_is_refused(supervisor, spec, command, settings, what) -> None:
+    container = await supervisor.start(spec("exec sleep 1000"))
+    with pytest.raises(pysuper.ConfigError, match=what):
+        async with container.execute(command, **settings):
+            raise AssertionError("executed")
+
+
 @as_root
 async def test_the_user_can_be_chosen(supervisor, spec, busybox) -> None:
     rootfs = pysuper.DriverChoice("dir", {"path": str(busybox)})

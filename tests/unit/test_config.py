@@ -16,7 +16,7 @@ from pysuper.config import load
 from pysuper.errors import ConfigError
 from pysuper.spec import BindMount, ContainerSpec, DriverChoice, Limits, Rlimit, TmpfsMount
 from pysuper.tables import _Lines
-from pysuper.validation import validate
+from pysuper.validation import derived_name, validate
 
 FULL = r"""
 [container.web]
@@ -395,6 +395,13 @@ def test_a_spec_with_nothing_but_a_name_is_right() -> None:
         ({"command": "ls -l"}, "command: is a string"),
         ({"command": ("", "x")}, "command: the program is an empty string"),
         ({"command": ("ls", "a\0")}, "command: an argument contains a NUL"),
+        ({"command": ("ls", b"a")}, "command: the argument b'a' is not a string"),
+        ({"command": ("ls", "\ud800")}, "command: an argument contains a surrogate"),
+        ({"environment": {"\ud800": "1"}}, "environment: .* is not a name"),
+        ({"environment": {"A": "\ud800"}}, "environment: the value of 'A' contains a surrogate"),
+        ({"working_dir": "/\ud800"}, "working_dir: .* contains a surrogate"),
+        ({"notify_socket": "/run/\0"}, "notify_socket: .* contains a NUL"),
+        ({"mounts": (BindMount(source="/\ud800", target="/a"),)}, "mounts: the source .* is not an absolute path"),
         ({"environment": {"A=B": "1"}}, "environment: 'A=B' is not a name"),
         ({"environment": {"": "1"}}, "environment: '' is not a name"),
         ({"environment": {"A": "\0"}}, "environment: the value of 'A' contains a NUL"),
@@ -470,3 +477,20 @@ def test_no_text_breaks_the_validation(
         validate(spec)
     except ConfigError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["/bin/true"], "true"),
+        (["/usr/bin/["], "run"),
+        (["a b"], "a-b"),
+        (["-é-x_"], "x"),
+        (["x" * 64], "x" * 63),
+        ([], "run"),
+        (["/"], "run"),
+    ],
+)
+def test_a_name_that_is_made_from_a_command_is_right(command: list[str], name: str) -> None:
+    assert derived_name(command) == name
+    validate(ContainerSpec(name=name))
