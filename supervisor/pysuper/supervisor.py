@@ -348,7 +348,8 @@ async def run(
         stdin: What the command reads.
         capture_stdout, capture_stderr: Return the output instead of passing it through.
         check: Raise if the command fails.
-        spec: The other fields of `ContainerSpec`; `name` is made from the command if it is not given.
+        spec: The other fields of `ContainerSpec`, but for `terminal`; `name` is made from the command if it is not
+            given.
 
     Raises:
         subprocess.CalledProcessError: With `check`, the command did not exit with 0.
@@ -358,6 +359,9 @@ async def run(
         raise ConfigError(f"command: {message}")
     spec.setdefault("name", derived_name(command))
     wanted = ContainerSpec(command=tuple(command), **spec)
+    if wanted.terminal:
+        remedy = "use open_supervisor, and Container.terminal of what it starts"
+        raise ConfigError("terminal: nobody would read it while run waits for the end", remedy=remedy)
     with os.fdopen(os.memfd_create("stdin", os.MFD_CLOEXEC), "w+b") as file:
         file.write(stdin)
         file.seek(0)

@@ -38,6 +38,11 @@ async def test_a_command_that_is_a_string_is_refused() -> None:
         await pysuper.run("true")
 
 
+async def test_a_terminal_that_nobody_would_read_is_refused() -> None:
+    with trio.fail_after(10 * PATIENCE), pytest.raises(pysuper.ConfigError, match="terminal: .* use open_supervisor"):
+        await pysuper.run(["true"], terminal=True)
+
+
 async def test_an_error_is_raised_as_it_is_not_in_a_group() -> None:
     with pytest.raises(pysuper.CommandNotFound):
         await pysuper.run(["no-such-command"])
