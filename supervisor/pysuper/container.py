@@ -20,7 +20,7 @@ from pysuper.drivers import Cgroup, Context, Launcher, Statistics, Trace
 from pysuper.errors import LaunchError, PysuperError, describe_errno
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
-from pysuper.guard import GuardedCgroup, called, entered, guarded
+from pysuper.guard import GuardedCgroup, bounded, entered, guarded
 from pysuper.hooks import Told
 from pysuper.joining import command_plan
 from pysuper.plan import Plan
@@ -249,7 +249,8 @@ class Container:
                 await subject.created(self.pid)
                 return subject.descriptors
             for driver in drivers.in_order():
-                await called(registry.title(driver), "at_barrier", driver.at_barrier(name, self.pid))
+                waits = driver.at_barrier(name, self.pid)
+                await bounded(registry.title(driver), "at_barrier", waits, driver.patience)
             return {}
 
         await self._process.start(at_barrier)

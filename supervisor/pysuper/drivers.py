@@ -147,7 +147,8 @@ class Driver(Plugin):
     The base of all drivers.
 
     Attributes:
-        patience: Seconds that `host` may take to be entered, and again to be left; what takes longer fails.
+        patience: Seconds that `host` may take to be entered, and again to be left; the same for each call of `keep`,
+            `drop` and `at_barrier`. What takes longer fails.
         reusable: Whether it may serve one container of a pool after the other: what it has contributed for the first
             is right for the next one, which has the same context, and `host` can be entered again once it was left.
             Not inherited.

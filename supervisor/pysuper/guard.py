@@ -205,7 +205,7 @@ async def entered(title: str, make: Callable[[], AbstractAsyncContextManager[T]]
     except* trio.Cancelled:
         cancelled = True
     if scope.cancelled_caught:
-        raise _slow(title, doing, patience)
+        raise _slow(title, f"to {doing}", patience)
     if cancelled:
         await trio.lowlevel.checkpoint_if_cancelled()  # if it was somebody else, that is still so
         raise DriverError(f"{title} has cancelled itself", remedy="report it to its authors, or do without it")
@@ -223,11 +223,11 @@ async def bounded(title: str, doing: str, awaitable: Awaitable[T], patience: flo
     """
     with trio.move_on_after(patience):
         return await called(title, doing, awaitable)
-    raise _slow(title, doing, patience)
+    raise _slow(title, f"in {doing}", patience)
 
 
 def _slow(title: str, doing: str, patience: float) -> DriverError:
-    return DriverError(f"{title} took more than {patience:g} s to {doing}", remedy="do without it, or report it")
+    return DriverError(f"{title} took more than {patience:g} s {doing}", remedy="do without it, or report it")
 
 
 class GuardedCgroup(Cgroup):

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 import pysuper
+from machine import PATIENCE
 from pysuper import registry
 from pysuper.drivers import Cgroup, CgroupDriver, Context, NamespaceDriver, Phase, PlanBuilder, Statistics
 from pysuper.errors import DriverError, LimitError
@@ -223,6 +224,25 @@ async def test_a_driver_that_cancels_its_nursery_ends_its_container_alone(
         await container.wait()
     assert (tmp_path / "clean").exists()
     assert (await bystander.wait()).exit_code == 7
+
+
+async def test_a_driver_that_does_not_let_its_barrier_pass_is_an_error(supervisor, spec, plugin) -> None:
+    network = plugin(
+        """
+        patience = 0.3
+
+        def contribute(self, plan):
+            plan.add(Phase.NAMESPACES, Barrier(name="plugin"))
+
+        async def at_barrier(self, name, pid):
+            await trio.sleep_forever()
+        """
+    )
+    with (
+        trio.fail_after(10 * PATIENCE),
+        pytest.raises(DriverError, match=r"'plugin' of .* took more than 0\.3 s in at_barrier"),
+    ):
+        await supervisor.start(spec(network=network))
 
 
 @pytest.mark.parametrize("when", ["enter", "leave"])
