@@ -8,8 +8,11 @@ what is above the allowance is thrown away and counted (LogMode.DROP). Either wa
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import sys
+import termios
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -91,10 +94,17 @@ class Output:
                     if drops is None or drops.allows(chunk):
                         self._take(stream, splitter.feed(chunk))
         finally:
+            self._take_the_rest(stream, splitter, reader)
             os.close(reader)
             self._take(stream, splitter.finish())
             if drops is not None:
                 drops.report()
+
+    def _take_the_rest(self, stream: str, splitter: LineSplitter, reader: int) -> None:
+        """What an ended container has written is still in the pipe, if many others had their turns."""
+        count = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
+        if count and self._mode is LogMode.BLOCK:
+            self._take(stream, splitter.feed(os.read(reader, count)))
 
     def _take(self, stream: str, lines: bytes) -> None:
         self._journal.output(self._name, self._run, stream, lines)
