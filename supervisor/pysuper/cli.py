@@ -20,8 +20,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pysuper
-from pysuper.errors import ConfigError, PysuperError, describe_errno, one_line, say
-from pysuper.flags import Parser, container_parser, make_spec
+from pysuper.errors import ConfigError, PysuperError, describe_errno, one_line
+from pysuper.flags import Parser, container_parser, make_spec, say
 
 if TYPE_CHECKING:
     from pysuper.record import ExitRecord

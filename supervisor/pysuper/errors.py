@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-import sys
 from typing import ClassVar
 
 __all__ = [
@@ -34,21 +33,12 @@ __all__ = [
     "alone",
     "describe_errno",
     "one_line",
-    "say",
 ]
 
 
 def one_line(text: str) -> str:
     """Escape control characters, so that hostile text can neither forge a line nor drive a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
-def say(line: str) -> None:
-    """Tell the user on standard error; a full disk there, or nobody who reads, is no reason to end anything."""
-    try:
-        print(f"pysuper: {line}", file=sys.stderr, flush=True)
-    except OSError:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - or Python finds out again when it flushes at exit
 
 
 def describe_errno(number: int) -> str:

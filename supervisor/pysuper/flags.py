@@ -12,6 +12,7 @@ import getopt
 import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,7 +21,7 @@ from pysuper.errors import ConfigError
 if TYPE_CHECKING:
     from pysuper.spec import ContainerSpec, DriverChoice
 
-__all__ = ["Parser", "add_plugin_dir", "container_parser", "make_spec"]
+__all__ = ["Parser", "add_plugin_dir", "container_parser", "make_spec", "say"]
 
 #: Attributes of the spec whose option replaces what the file says.
 _SINGLE = (
@@ -38,6 +39,14 @@ _SINGLE = (
     "working_dir",
 )
 _LIMITS = ("cpu_max", "cpuset_cpus", "memory_max", "pids_max")
+
+
+def say(line: str) -> None:
+    """Tell the user on standard error; a full disk there, or nobody who reads, is no reason to end anything."""
+    try:
+        print(f"pysuper: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - or Python finds out again when it flushes at exit
 
 
 class Parser(argparse.ArgumentParser):

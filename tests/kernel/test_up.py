@@ -62,6 +62,17 @@ def test_the_exit_status_is_true(up: Up, arguments: tuple[str, ...], status: int
     assert up.run(*arguments).returncode == status
 
 
+@pytest.mark.parametrize("arguments", [(), ("--detach",)])
+def test_the_container_whose_status_counts_is_one_of_the_file(up: Up, arguments: tuple[str, ...]) -> None:
+    up.write("""
+        [container.web]
+        command = "sleep 1000"
+    """)
+    refused = up.run(*arguments, "--exit-code-from", "wbe")
+    assert refused.returncode == 2
+    assert refused.stderr == "pysuper: there is no container 'wbe'; did you mean 'web'?\n"
+
+
 def test_tasks_that_are_all_done_end_the_stack_with_0(up: Up) -> None:
     up.write("""
         [defaults]

@@ -18,7 +18,17 @@ from pysuper.stack.spec import MemberSpec, StackSpec
 from pysuper.units import shown
 from pysuper.validation import MAX_NAME
 
-__all__ = ["MAX_REPLICAS", "cycle", "dependencies", "dependents", "instance_names", "name_problems", "order", "select"]
+__all__ = [
+    "MAX_REPLICAS",
+    "cycle",
+    "dependencies",
+    "dependents",
+    "instance_names",
+    "name_problems",
+    "order",
+    "require",
+    "select",
+]
 
 #: Instances of a member.
 MAX_REPLICAS = 1000
@@ -151,6 +161,17 @@ def select(
     for name, problem in name_problems(kept):
         raise ConfigError(f"{name} {problem}")
     return attrs.evolve(stack, members=kept)
+
+
+def require(stack: StackSpec, name: str) -> None:
+    """
+    Make sure that a name is that of a member or an instance.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    members = stack.members.values()
+    _refuse_unknown("container", [name], {*stack.members, *(n for member in members for n in instance_names(member))})
 
 
 def _refuse_unknown(kind: str, names: Iterable[str], known: Collection[str]) -> None:

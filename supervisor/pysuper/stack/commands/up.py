@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pysuper.errors import ConfigError, PysuperError, say
-from pysuper.flags import Parser, add_plugin_dir
+from pysuper.errors import ConfigError, PysuperError
+from pysuper.flags import Parser, add_plugin_dir, say
 from pysuper.stack.project import Project
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def up(argv: Sequence[str], prog: str, summary: str) -> int:
     file, *only = arguments.rest
     scale = _scale(arguments.scale)
     project = Project.of(file=file, name=arguments.project)
-    load = partial(_load, os.path.abspath(file), tuple(arguments.profile), scale, tuple(only))
+    load = partial(_load, os.path.abspath(file), tuple(arguments.profile), scale, tuple(only), arguments.exit_code_from)
     if arguments.detach or arguments.wait:
         load()  # what is wrong with it is said here, before anything is started
         return _detach(_repeated(arguments), wait=arguments.wait)
@@ -87,11 +87,16 @@ def _scale(given: Sequence[str]) -> dict[str, int]:
     return scale
 
 
-def _load(path: str, profiles: Sequence[str], scale: dict[str, int], only: Sequence[str]) -> StackSpec:
+def _load(
+    path: str, profiles: Sequence[str], scale: dict[str, int], only: Sequence[str], status_of: str | None
+) -> StackSpec:
     from pysuper.config import load_stack
-    from pysuper.stack.graph import select
+    from pysuper.stack.graph import require, select
 
-    return select(load_stack(path), profiles, scale, only)
+    stack = select(load_stack(path), profiles, scale, only)
+    if status_of is not None:
+        require(stack, status_of)
+    return stack
 
 
 def _supervise(arguments: Any, project: Project, load: Callable[[], StackSpec]) -> int:
