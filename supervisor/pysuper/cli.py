@@ -14,7 +14,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -96,12 +96,12 @@ def _complain(error: BaseException) -> int:
         return 128 + signal.SIGINT
     for leaf in wrong:
         if isinstance(leaf, PysuperError):
-            _say(str(leaf).splitlines())
+            say(str(leaf).splitlines())
             continue
         what = f"unexpected {type(leaf).__name__}: {leaf}"
         if isinstance(leaf, OSError) and leaf.errno is not None:
             what = describe_errno(leaf.errno) + (f": {leaf.filename}" if leaf.filename else "")
-        _say([one_line(f"{what} (PYSUPER_DEBUG=1 shows where)")])
+        say([one_line(f"{what} (PYSUPER_DEBUG=1 shows where)")])
     return wrong[0].exit_code if isinstance(wrong[0], PysuperError) else PysuperError.exit_code
 
 
@@ -112,11 +112,6 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
-
-
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        say(line)
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -161,7 +156,7 @@ def _run(argv: Sequence[str], prog: str, summary: str) -> int:
     from pysuper.tracing import TraceLines
 
     def warn(line: str) -> None:
-        _say([one_line(line)])
+        say([one_line(line)])
 
     def write(record: ExitRecord) -> None:
         if report is not None:
@@ -170,7 +165,7 @@ def _run(argv: Sequence[str], prog: str, summary: str) -> int:
     lines = TraceLines()
 
     def trace(traced: Traced) -> None:
-        _say(map(one_line, lines.of(traced)))
+        say(map(one_line, lines.of(traced)))
 
     told = trace if arguments.trace else None
     return trio.run(partial(foreground.run, spec, hooks, warn=warn, report=write, trace=told))
@@ -243,7 +238,7 @@ def _plan(argv: Sequence[str], prog: str, summary: str) -> int:
         translation = translate(arguments.form, spec, plan)
         print(translation.text, end="")
         if not translation.told:
-            _say(f"not in the text above: {line}" for line in translation.missing)
+            say(f"not in the text above: {line}" for line in translation.missing)
     elif arguments.json:
         import json
 

@@ -13,7 +13,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pysuper.errors import ConfigError
@@ -41,10 +41,11 @@ _SINGLE = (
 _LIMITS = ("cpu_max", "cpuset_cpus", "memory_max", "pids_max")
 
 
-def say(line: str) -> None:
+def say(lines: Iterable[str]) -> None:
     """Tell the user on standard error; a full disk there, or nobody who reads, is no reason to end anything."""
     try:
-        print(f"pysuper: {line}", file=sys.stderr, flush=True)
+        for line in lines:
+            print(f"pysuper: {line}", file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - or Python finds out again when it flushes at exit
 

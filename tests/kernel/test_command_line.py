@@ -9,7 +9,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pexpect
@@ -22,11 +22,11 @@ PYSUPER = [sys.executable, "-m", "pysuper"]
 PROMPT = r"root@[a-z0-9-]+:/# "
 
 
-def pysuper(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def pysuper(*arguments: str, before: Sequence[str] = (), **options: object) -> subprocess.CompletedProcess[str]:
     defaults: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60, "check": False}
     if "input" not in options:
         defaults["stdin"] = subprocess.DEVNULL
-    return subprocess.run([*PYSUPER, *arguments], **(defaults | options))  # type: ignore  # noqa: PLW1510
+    return subprocess.run([*before, *PYSUPER, *arguments], **(defaults | options))  # type: ignore  # noqa: PLW1510
 
 
 @pytest.fixture
@@ -231,13 +231,7 @@ def test_a_standard_input_that_cannot_be_read_is_an_empty_one() -> None:
 
 @pytest.mark.parametrize("ignored", ["CHLD", "TERM,INT,HUP,QUIT,USR1,USR2"])
 def test_signals_that_the_parent_ignores_do_no_harm(ignored: str) -> None:
-    result = subprocess.run(
-        ["env", f"--ignore-signal={ignored}", *PYSUPER, "run", "echo", "hello"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = pysuper("run", "echo", "hello", before=["env", f"--ignore-signal={ignored}"])
     assert (result.returncode, result.stdout) == (0, "hello\n"), result.stderr
 
 
@@ -245,20 +239,13 @@ def test_a_current_directory_that_was_removed_does_no_harm(tmp_path: Path) -> No
     gone = tmp_path / "gone"
     gone.mkdir()
     script = f'cd {gone} && rmdir {gone} && exec "$@"'
-    result = subprocess.run(
-        ["sh", "-c", script, "sh", sys.executable, "-P", "-m", "pysuper", "run", "echo", "hello"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = pysuper("run", "echo", "hello", before=["sh", "-c", script, "sh"])
     assert (result.returncode, result.stdout) == (0, "hello\n"), result.stderr
 
 
 def test_the_umask_of_the_caller_hides_nothing_from_users_of_the_container(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    (source / "file").write_text("seen")
     result = pysuper("run", "-u", "1000", "-v", f"{source}:/a/new/place:ro", "ls", "/a/new", umask=0o077)
     assert (result.returncode, result.stdout) == (0, "place\n"), result.stderr
 

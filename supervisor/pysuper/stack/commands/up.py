@@ -116,7 +116,7 @@ def _supervise(arguments: Any, project: Project, load: Callable[[], StackSpec]) 
     def progress(text: str) -> None:
         tell({"progress": text})
         if not arguments.told and not arguments.quiet:
-            say(text)
+            say([text])
 
     report = Report(
         begun=lambda: tell({"begun": os.getpid()}),
@@ -158,11 +158,10 @@ def _detach(arguments: Sequence[str], *, wait: bool) -> int:
         for line in messages:
             message = json.loads(line)
             if "error" in message:
-                for text in message["error"]:
-                    say(text)
+                say(message["error"])
                 return int(message["exit"])
             if "progress" in message:
-                say(f"waiting: {message['progress']}")
+                say([f"waiting: {message['progress']}"])
             elif "settled" in message:
                 if message["settled"] is not None:
                     raise PysuperError(message["settled"], remedy="see pysuper why; pysuper down ends the rest")
