@@ -25,7 +25,7 @@ from pysuper.supervisor import open_supervisor
 from pysuper.terminal import Pipes, relay_terminal
 from pysuper.tracing import Traced
 
-__all__ = ["run"]
+__all__ = ["heeded", "run"]
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
@@ -33,6 +33,12 @@ _PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 _HURRY = 1.0
 #: Seconds for a start under way to become a command that a signal can be passed on to.
 _START_GRACE = 0.3
+
+
+def heeded(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Those for a receiver: what the parent has set to be ignored stays so, as by nohup(1), and `&` in a script."""
+    # It wants one at least; SIGURG is ignored by default, and never sent by hand.
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN] or [signal.SIGURG]
 
 
 async def run(
@@ -59,10 +65,7 @@ async def run(
     Raises:
         PysuperError: Alone, or in exception groups.
     """
-    # What the parent has set to be ignored stays ignored: nohup(1), and `&` in a script.
-    heeded = [n for n in (*_ENDING, *_PASSED_ON) if signal.getsignal(n) != signal.SIG_IGN]
-    # SIGURG is ignored by default, and never sent by hand: the receiver wants one at least.
-    with trio.open_signal_receiver(*heeded or [signal.SIGURG]) as signals:
+    with trio.open_signal_receiver(*heeded(*_ENDING, *_PASSED_ON)) as signals:
         async with trio.open_nursery() as nursery:
             # Told before the command runs, which may ask for it at once.
             foreground = _Foreground(attrs.evolve(spec, terminal_size=user_size()), hooks, trace, nursery)

@@ -106,6 +106,17 @@ def test_a_signal_stops_everything_in_order_and_is_told(up: Up, number: int, sta
     assert out.index("web stops") < out.index("db stops")
 
 
+def test_signals_that_the_parent_ignores_do_no_harm(up: Up) -> None:
+    up.write("""
+        [container.job]
+        kind = "task"
+        command = "true"
+    """)
+    ignoring = ["env", "--ignore-signal=INT,TERM,HUP", PYSUPER, "up", str(up.file)]
+    done = subprocess.run(ignoring, env=up.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_second_interrupt_does_not_wait_for_the_grace_period(up: Up) -> None:
     up.write("""
         [container.stubborn]

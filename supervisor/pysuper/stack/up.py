@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from pysuper.errors import PysuperError
+from pysuper.foreground import heeded
 from pysuper.stack.console import Console
 from pysuper.stack.control import serve_control
 from pysuper.stack.instance import Instance
@@ -85,7 +86,7 @@ async def supervise(
     spec = load()
     with project.lock():
         async with AsyncExitStack() as scope:
-            signals = scope.enter_context(trio.open_signal_receiver(*_heeded()))
+            signals = scope.enter_context(trio.open_signal_receiver(*heeded(*_SIGNALS)))
             stack = await scope.enter_async_context(open_stack(spec, project))
             nursery = await scope.enter_async_context(trio.open_nursery())
             if console is not None:
@@ -101,11 +102,6 @@ async def supervise(
             stack.journal.write("down", status=status)
             nursery.cancel_scope.cancel()
     return status
-
-
-def _heeded() -> list[signal.Signals]:
-    """What the parent has set to be ignored stays ignored: nohup(1), and `&` in a script."""
-    return [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _raise_descriptor_limit() -> None:
