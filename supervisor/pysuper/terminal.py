@@ -65,7 +65,7 @@ async def relay_terminal(
     Args:
         master: Of the pseudo-terminal; stays the caller's, who may close it meanwhile.
         hang_up: Called when the user's side has gone, so that nobody reads the output any more.
-        stdio: The user's descriptors.
+        stdio: The user's descriptors. They stay open: a thread that uses one may be left behind.
     """
     stdin, stdout, _ = stdio
     stream = FdStream(os.dup(master))

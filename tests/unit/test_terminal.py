@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import attrs
@@ -56,19 +56,38 @@ class Ends:
 
 
 @pytest.fixture
-def make_terminal() -> Iterator[Callable[[], Ends]]:
-    """Pseudo-terminals, closed at the end."""
-    opened: list[int] = []
+async def keep() -> AsyncIterator[Callable[[int], int]]:
+    """
+    Takes a descriptor, which is closed when the test is over, and gives it back.
 
-    def make() -> Ends:
-        ends = Ends(*os.openpty())
-        opened.extend((ends.master, ends.slave))
-        return ends
+    A relay that is cancelled leaves threads behind that read and write by number. One that is late
+    must not come upon the same number in the next test, and take what that one waits for.
+    """
+    kept: list[int] = []
 
-    yield make
-    for fd in opened:
+    def register(fd: int) -> int:
+        kept.append(fd)
+        return fd
+
+    yield register
+    with trio.fail_after(30):
+        while trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+            await trio.sleep(0.001)
+    for fd in kept:
         with suppress(OSError):
             os.close(fd)
+
+
+@pytest.fixture
+def make_terminal(keep: Callable[[int], int]) -> Callable[[], Ends]:
+    """Pseudo-terminals."""
+    return lambda: Ends(*map(keep, os.openpty()))
+
+
+@pytest.fixture
+def null(keep: Callable[[int], int]) -> int:
+    """What a user has as descriptors 0 to 2 who neither types nor looks."""
+    return keep(os.open(os.devnull, os.O_RDWR))
 
 
 @pytest.fixture
@@ -89,13 +108,10 @@ def inner(make_terminal: Callable[[], Ends]) -> Ends:
 
 
 @pytest.fixture
-def pipe() -> Iterator[Ends]:
+def pipe(keep: Callable[[int], int]) -> Ends:
     """A pipe, as `Ends(write end, read end)`."""
-    read, write = os.pipe()
-    yield Ends(write, read)
-    for fd in (read, write):
-        with suppress(OSError):
-            os.close(fd)
+    read, write = map(keep, os.pipe())
+    return Ends(write, read)
 
 
 @pytest.fixture
@@ -169,20 +185,19 @@ async def test_an_end_of_file_is_seen_by_everyone_who_reads(user: Ends, inner: E
                 assert await inner.read(inner.slave, lambda _: False) == b""
 
 
-async def test_a_regular_file_can_be_stdin(user: Ends, inner: Ends, tmp_path: os.PathLike[str]) -> None:
+async def test_a_regular_file_can_be_stdin(
+    user: Ends, inner: Ends, keep: Callable[[int], int], tmp_path: os.PathLike[str]
+) -> None:
     path = os.path.join(tmp_path, "input")
     with open(path, "wb") as file:
         file.write(b"from a file\n")
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        async with relay_terminal(inner.master, never, stdio=(fd, user.slave, user.slave)):
-            with trio.fail_after(10):
-                assert await inner.read(inner.slave, has(b"\n")) == b"from a file\n"
-    finally:
-        os.close(fd)
+    fd = keep(os.open(path, os.O_RDONLY))
+    async with relay_terminal(inner.master, never, stdio=(fd, user.slave, user.slave)):
+        with trio.fail_after(10):
+            assert await inner.read(inner.slave, has(b"\n")) == b"from a file\n"
 
 
-async def test_all_output_arrives_even_if_it_is_read_slowly_after_the_end(inner: Ends, pipe: Ends) -> None:
+async def test_all_output_arrives_even_if_it_is_read_slowly_after_the_end(inner: Ends, pipe: Ends, null: int) -> None:
     """A pipe holds 64 KiB, and a terminal some more: the rest has to wait for the reader, not for the clock."""
     written = b"x" * 300_000 + b"end"
 
@@ -193,7 +208,6 @@ async def test_all_output_arrives_even_if_it_is_read_slowly_after_the_end(inner:
         os.close(inner.slave)
 
     received = b""
-    null = os.open(os.devnull, os.O_RDONLY)
 
     async def read_slowly() -> None:
         nonlocal received
@@ -207,7 +221,6 @@ async def test_all_output_arrives_even_if_it_is_read_slowly_after_the_end(inner:
             await trio.sleep(0.2)
             with trio.fail_after(30):
                 await relay.drain()
-    os.close(null)
     assert received == written
 
 
@@ -229,13 +242,12 @@ async def test_a_drain_does_not_wait_for_a_process_that_stays(
             await relay.drain()
 
 
-async def test_a_drain_does_not_wait_for_a_process_that_never_stops_writing(inner: Ends, user: Ends) -> None:
+async def test_a_drain_does_not_wait_for_a_process_that_never_stops_writing(inner: Ends, null: int) -> None:
     def write() -> None:
         with suppress(OSError):
             while True:
                 os.write(inner.slave, b"y\n" * 1000)
 
-    null = os.open(os.devnull, os.O_RDWR)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: trio.to_thread.run_sync(write, abandon_on_cancel=True))
         async with relay_terminal(inner.master, never, stdio=(null, null, null)) as relay:
@@ -243,18 +255,15 @@ async def test_a_drain_does_not_wait_for_a_process_that_never_stops_writing(inne
                 await relay.drain()
         termios.tcflush(inner.master, termios.TCIOFLUSH)
         os.close(inner.master)  # the writer gets EIO
-    os.close(null)
 
 
-async def test_a_reader_that_has_gone_hangs_up(inner: Ends, pipe: Ends) -> None:
+async def test_a_reader_that_has_gone_hangs_up(inner: Ends, pipe: Ends, null: int) -> None:
     hung_up = trio.Event()
     os.close(pipe.slave)
-    null = os.open(os.devnull, os.O_RDONLY)
     async with relay_terminal(inner.master, hung_up.set, stdio=(null, pipe.master, pipe.master)):
         os.write(inner.slave, b"y\n")
         with trio.fail_after(10):
             await hung_up.wait()
-    os.close(null)
 
 
 async def test_the_users_descriptors_stay_in_blocking_mode(user: Ends, inner: Ends) -> None:
