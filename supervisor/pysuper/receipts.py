@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -38,6 +37,25 @@ __all__ = [
 ]
 
 
+#: The resource limits, as proc_pid_limits(5) calls them.
+_LIMITS = {
+    "as": "Max address space",
+    "core": "Max core file size",
+    "cpu": "Max cpu time",
+    "data": "Max data size",
+    "fsize": "Max file size",
+    "memlock": "Max locked memory",
+    "msgqueue": "Max msgqueue size",
+    "nice": "Max nice priority",
+    "nofile": "Max open files",
+    "nproc": "Max processes",
+    "ofile": "Max open files",
+    "rss": "Max resident set",
+    "rtprio": "Max realtime priority",
+    "rttime": "Max realtime timeout",
+    "sigpending": "Max pending signals",
+    "stack": "Max stack size",
+}
 #: Bytes that are read at once: more than nearly all files of the kernel have.
 _PART = 16384
 
@@ -105,6 +123,15 @@ class Inspected:
     @cached_property
     def _status(self) -> str:
         return "\n" + read_text(f"/proc/{self.pid}/status")
+
+    def limit(self, label: str) -> str:
+        """The soft and the hard value of a resource limit, as proc_pid_limits(5) has them under this label."""
+        _, _, rest = self._limits.partition(f"\n{label}  ")
+        return " ".join(rest.split(maxsplit=2)[:2])
+
+    @cached_property
+    def _limits(self) -> str:
+        return read_text(f"/proc/{self.pid}/limits")
 
     @cached_property
     def cgroups(self) -> Mapping[str, str]:
@@ -276,7 +303,7 @@ class InCgroup(Check):
 
 @value
 class ResourceLimit(Check):
-    """A resource limit, prlimit(2)."""
+    """A resource limit, getrlimit(2)."""
 
     resource: str
     soft: int
@@ -290,11 +317,11 @@ class ResourceLimit(Check):
         return f"/proc/{pid}/limits"
 
     def expected(self) -> str:
-        return f"{self.soft} {self.hard}"
+        return " ".join("unlimited" if value == -1 else str(value) for value in (self.soft, self.hard))
 
     def actual(self, process: Inspected) -> str:
-        soft, hard = resource.prlimit(process.pid, getattr(resource, f"RLIMIT_{self.resource.upper()}"))
-        return f"{soft} {hard}"
+        # Not prlimit(2), which asks for a capability that even root may be without.
+        return process.limit(_LIMITS[self.resource])
 
 
 @value

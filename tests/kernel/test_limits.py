@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -130,6 +131,25 @@ async def test_resource_limits_hold(output) -> None:
     assert (await output("ulimit -n")).strip() == "1024"
     limits = (Rlimit("nofile", 64, 128), Rlimit("core", 0, 0))
     assert (await output("ulimit -n; ulimit -Hn; ulimit -c", rlimits=limits)).split() == ["64", "128", "0"]
+
+
+async def test_every_resource_limit_is_read_back(supervisor, spec) -> None:
+    names = sorted(name[7:].lower() for name in dir(resource) if name.startswith("RLIMIT_"))
+    few = {
+        "memlock": 1 << 20,
+        "msgqueue": 1 << 18,
+        "nofile": 500,
+        "nproc": 900,
+        "sigpending": 900,
+        "nice": 0,
+        "rtprio": 0,
+    }
+    most = {name: few.get(name, 1 << 30) for name in names if name != "ofile"}
+    wanted = tuple(Rlimit(name, max(value - 1, 0), value) for name, value in most.items())
+    container = await supervisor.start(spec("true", rlimits=wanted))
+    found = {receipt.promise: receipt.actual for receipt in (await container.wait()).receipts}
+    for limit in wanted:
+        assert found[f"{limit.name} is limited to {limit.soft} (hard {limit.hard})"] == f"{limit.soft} {limit.hard}"
 
 
 @needs_cgroup

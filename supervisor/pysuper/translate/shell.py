@@ -82,7 +82,7 @@ own_namespace() {
 
 # A resource limit, soft and hard.
 limit_of() {
-    prlimit --pid "$pid" "--$1" --noheadings --raw --output SOFT,HARD | sed 's/unlimited/-1/g'
+    prlimit --pid "$pid" "--$1" --noheadings --raw --output SOFT,HARD
 }
 
 # The content of a file, with single spaces.
