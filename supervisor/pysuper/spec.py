@@ -8,6 +8,7 @@ Units: bytes are int, durations are float seconds, CPU is in cores.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +33,9 @@ __all__ = [
 
 #: What a container gets that asked for no pids_max.
 DEFAULT_PIDS_MAX = 1024
+
+#: Open files of each process of a container that asked for no other number, if its caller may have as many.
+_NOFILE = 1024
 
 #: What `ContainerSpec.seccomp` can be, other than a path.
 DEFAULT_SECCOMP, UNCONFINED = "default", "unconfined"
@@ -104,6 +108,12 @@ class Rlimit:
     hard: int
 
 
+def _default_rlimits() -> tuple[Rlimit, ...]:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = _NOFILE if most == resource.RLIM_INFINITY else min(_NOFILE, most)
+    return (Rlimit("nofile", count, count),)
+
+
 @attrs.frozen(kw_only=True)
 class BindMount:
     """
@@ -153,6 +163,7 @@ class ContainerSpec:
         share: Namespaces (`NAMESPACES`) that the container shares with the supervisor.
         namespaces: Which driver makes a namespace, where it is not the one that is called as the kernel calls it.
         user: `NAME|UID[:GROUP|GID]` as the container's own /etc/passwd knows it; None is its root.
+        rlimits: Of each process; 1024 open files if nothing else is said, or what the caller may have if that is less.
         mounts: In the given order.
         capabilities: What the container's root may do, capabilities(7), without `CAP_`.
         seccomp: Which system calls its processes may make: `default`, `unconfined` (all), or a JSON file (absolute) as
@@ -181,7 +192,7 @@ class ContainerSpec:
     share: frozenset[str] = frozenset()
     namespaces: Mapping[str, DriverChoice] = attrs.field(factory=lambda: MappingProxyType({}))
     limits: Limits = Limits()
-    rlimits: tuple[Rlimit, ...] = (Rlimit("nofile", 1024, 1024),)
+    rlimits: tuple[Rlimit, ...] = attrs.field(factory=_default_rlimits)
     mounts: tuple[BindMount | TmpfsMount, ...] = ()
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     seccomp: str = DEFAULT_SECCOMP

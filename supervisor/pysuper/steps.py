@@ -80,9 +80,11 @@ class Step(Value):
         repeated: Whether a process that joins the running container does the step once more: outside, before it enters
             the container's namespaces, or inside of them. What is done to a process is; what is done to the
             container is not.
+        remedy: For who has asked for it, when it fails; None where nothing can be said in general.
     """
 
     man: ClassVar[str]
+    remedy: ClassVar[str | None] = None
     repeated: ClassVar[Literal["never", "outside", "inside"]] = "never"
 
     def describe(self) -> str:
@@ -411,6 +413,7 @@ class SetRlimit(Step):
     soft: int
     hard: int
     man = "setrlimit(2)"
+    remedy = "ask for no more than its caller may have, which `ulimit -Ha` shows"
     repeated = "inside"
 
     def describe(self) -> str:

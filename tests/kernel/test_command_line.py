@@ -250,6 +250,25 @@ def test_the_umask_of_the_caller_hides_nothing_from_users_of_the_container(tmp_p
     assert (result.returncode, result.stdout) == (0, "place\n"), result.stderr
 
 
+#: Without the right to raise a limit, which most have who run in somebody else's container.
+LIMITED = ["prlimit", "--nofile=512", "setpriv", "--bounding-set=-sys_resource"]
+
+
+def test_a_caller_with_few_descriptors_gives_as_many() -> None:
+    done = pysuper("run", "sh", "-c", "ulimit -Sn; ulimit -Hn", before=LIMITED)
+    assert (done.returncode, done.stdout.split()) == (0, ["512", "512"]), done.stderr
+    done = pysuper("run", "--ulimit", "nofile=513", "true", before=LIMITED)
+    assert (done.returncode, done.stderr.count("\n")) == (125, 1)
+    assert "could not limit nofile to 513" in done.stderr
+    assert "ulimit -Ha" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user has no ids beside his own to be that one")
+def test_a_limit_is_read_back_without_a_capability_for_it() -> None:
+    done = pysuper("run", "--share", "user", "--user", "1000", "id", "-u", before=LIMITED)
+    assert (done.returncode, done.stdout) == (0, "1000\n"), done.stderr
+
+
 def test_a_reader_that_goes_away_ends_the_writer() -> None:
     command = " ".join(PYSUPER) + " run yes | head -n 1"
     assert subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=60).stdout == b"y\n"

@@ -328,9 +328,10 @@ def launch_error(failed: dict[str, Any], plan: Plan) -> LaunchError:
     """The error of a `failed` message that did not come from the execution of the command."""
     number, step = failed["errno"], failed["step"]
     if isinstance(step, int):
-        text, man = plan.steps[step].describe(), plan.steps[step].man
-        message = f"could not {text}: {_reason(failed)}; see {man}"
-        return LaunchError(message, step=text, errno=number, remedy=_remedy(number))
+        failing = plan.steps[step]
+        text = failing.describe()
+        message = f"could not {text}: {_reason(failed)}; see {failing.man}"
+        return LaunchError(message, step=text, errno=number, remedy=failing.remedy or _remedy(number))
     texts = {
         "holder": "make the namespaces",
         "clone": f"fork in {plan.name}",
