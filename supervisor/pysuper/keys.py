@@ -309,7 +309,10 @@ _READY = {
     ),
     "log": Key(_text(parse_log), "A regular expression that a line of the output matches.", "probe"),
     "interval": Key(_duration, "Time between two attempts."),
-    "timeout": Key(_duration, "How long after its start it has to be ready; after that it is stopped, as a failure."),
+    "timeout": Key(
+        _duration,
+        "How long after its start it has to be ready, or is stopped as a failure. One attempt has half of that.",
+    ),
 }
 _HEALTHCHECK = {
     **_PROBES,

@@ -154,6 +154,21 @@ async def test_what_is_not_ready_in_time_is_stopped_as_a_failure(stacks: Stacks)
         assert "ECONNREFUSED" in stacks.journal("stopping")[0]["detail"]
 
 
+async def test_an_attempt_that_is_never_answered_is_not_the_last_one(stacks: Stacks) -> None:
+    async with stacks.run("""
+        [container.late]
+        command = "sleep 1000"
+        ready = { command = ["sh", "-c", "mkdir /tmp/asked || exit 0; sleep 1000"], timeout = "4s" }
+
+        [container.never]
+        command = "sleep 1000"
+        ready = { command = "sleep 1000", timeout = "1s" }
+    """) as stack:
+        await reaches(stack, "late", State.READY)
+        await reaches(stack, "never", State.FAILED)
+        assert stacks.journal("stopping")[0]["detail"] == "not ready after 1 s: no answer in 0.5 s"
+
+
 # --- health ---
 
 

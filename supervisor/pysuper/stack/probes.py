@@ -52,26 +52,27 @@ async def wait_until_ready(readiness: Readiness, container: Container, told: tri
         if isinstance(probe, NotifyProbe | DescriptorProbe | LogProbe):
             await told.wait()
             return None
-        while True:
-            try:
-                await _attempt(probe, container)
-            except ProbeFailed as failure:
-                seen = f": {failure}"
-                await trio.sleep(readiness.interval)
-            else:
-                return None
+        while (failure := await _failure(probe, container, readiness.timeout / 2)) is not None:
+            seen = f": {failure}"
+            await trio.sleep(readiness.interval)
+        return None
     return f"not ready after {readiness.timeout:g} s{seen}"
 
 
 async def check_health(check: HealthCheck, container: Container) -> str | None:
     """One health check: None, or what is wrong, in words."""
-    with trio.move_on_after(check.timeout):
+    return await _failure(check.probe, container, check.timeout)
+
+
+async def _failure(probe: TcpProbe | HttpProbe | CommandProbe, container: Container, patience: float) -> str | None:
+    """Try once: None, or what is wrong, in words."""
+    with trio.move_on_after(patience):
         try:
-            await _attempt(check.probe, container)
+            await _attempt(probe, container)
         except ProbeFailed as failure:
             return str(failure)
         return None
-    return f"no answer in {check.timeout:g} s"
+    return f"no answer in {patience:g} s"
 
 
 async def _attempt(probe: TcpProbe | HttpProbe | CommandProbe, container: Container) -> None:

@@ -147,7 +147,8 @@ class Readiness:
     Attributes:
         probe: What tells.
         interval: Seconds between attempts, for a probe that has to be asked.
-        timeout: Seconds after the start in which it has to become ready; after that it is stopped, as a failure.
+        timeout: Seconds after the start in which it has to become ready; after that it is stopped, as a failure. An
+            attempt without an answer is given up after half of them.
     """
 
     probe: Probe
