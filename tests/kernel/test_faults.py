@@ -259,3 +259,9 @@ async def test_a_failing_step_names_itself(supervisor, spec) -> None:
     with pytest.raises(pysuper.LaunchError, match="limit nofile") as caught:
         await supervisor.start(spec(rlimits=(pysuper.Rlimit("nofile", 1 << 40, 1 << 40),)))
     assert "setrlimit(2)" in str(caught.value)
+
+
+@pytest.mark.skipif(cgroup_driver() == "none", reason="no cgroup can be had here")
+async def test_a_limit_that_leaves_no_room_for_the_command_says_so(supervisor, spec) -> None:
+    with pytest.raises(pysuper.LaunchError, match=r"^could not start the command of \S+: EAGAIN .*pids_max reached\?"):
+        await supervisor.start(spec("true", limits=Limits(pids_max=1)))

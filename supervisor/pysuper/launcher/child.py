@@ -84,6 +84,8 @@ def run_plan(
         _run_command(plan["command"], executor, status, files)
     except _Failed as failure:
         wire.tell(status, failure.message)
+    except OSError as error:
+        wire.tell(status, _Failed("launcher", error).message)
     except SystemExit:
         pass
     except BaseException as error:

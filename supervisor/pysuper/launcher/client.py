@@ -333,6 +333,7 @@ def launch_error(failed: dict[str, Any], plan: Plan) -> LaunchError:
         message = f"could not {text}: {_reason(failed)}; see {failing.man}"
         return LaunchError(message, step=text, errno=number, remedy=failing.remedy or _remedy(number))
     texts = {
+        "launcher": f"start the command of {plan.name}",
         "holder": "make the namespaces",
         "clone": f"fork in {plan.name}",
         "id maps": "write the id maps",
