@@ -33,7 +33,6 @@ _OF_LAUNCHERS = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test under each launcher."""
     if metafunc.module.__name__.rpartition(".")[2] in _OF_LAUNCHERS:
-        metafunc.fixturenames.insert(0, "launcher")
         metafunc.parametrize("launcher", [name for name in ("native", "python") if _works(name)], indirect=True)
 
 
@@ -45,10 +44,11 @@ def _works(launcher: str) -> bool:
     return True
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def launcher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let supervisors of this process have no other launcher."""
-    monkeypatch.setattr(registry, "_LAUNCHER_PREFERENCE", (request.param,))
+    """Let supervisors of this process have no other launcher, where a test is run under each."""
+    if name := getattr(request, "param", None):
+        monkeypatch.setattr(registry, "_LAUNCHER_PREFERENCE", (name,))
 
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

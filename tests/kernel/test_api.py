@@ -11,7 +11,13 @@ import trio
 
 import pysuper
 from machine import PATIENCE
+from pysuper import registry
 from pysuper.testing.faults import few_descriptors
+
+
+def test_what_is_tested_is_the_launcher_that_the_test_is_named_for(request: pytest.FixtureRequest) -> None:
+    named = request.node.callspec.params["launcher"]
+    assert registry.load_launcher(None) == registry.load_launcher(named)
 
 
 async def test_run_returns_record_and_output() -> None:
