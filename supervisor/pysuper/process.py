@@ -257,8 +257,9 @@ class Process:
         Raises:
             StuckError: It has not within ten seconds.
         """
-        with trio.move_on_after(STUCK_BOUND):
-            await self.exited.wait()
+        if not self.exited.is_set():  # or else a turn of the loop for nothing
+            with trio.move_on_after(STUCK_BOUND):
+                await self.exited.wait()
         if not self.exited.is_set():
             raise StuckError(
                 f"{self._title}, process {self.pid}, has not ended {STUCK_BOUND:g} s after SIGKILL "

@@ -79,7 +79,7 @@ class Hub(Protocol):
         """Run a task that ends with the stack."""
 
     def container_spec(self, instance: Instance) -> ContainerSpec:
-        """What its next run is started from."""
+        """What all of its runs are started from."""
 
     def changed(self, instance: Instance) -> None:
         """Its state, or its health, is another one."""
@@ -115,6 +115,7 @@ class Instance:
         self.record: ExitRecord | None = None
         self.because = Because()
         self._hub = hub
+        self._spec = hub.container_spec(self)
         self._subject = hub.supervisor.subject(name)
         self._history = History()
         self._final = False
@@ -262,33 +263,32 @@ class Instance:
         self.because = Because()
         self._final = False
         self._run_started = time.monotonic()
-        spec = self._hub.container_spec(self)
         self._write("starting")
         errors: list[Exception] = []
         try:
-            record = await self._contain(spec)
+            record = await self._contain()
         except* (PysuperError, OSError) as group:
             errors += _leaves(group)
         if errors:
-            record = self._failed(spec, errors[0])
+            record = self._failed(errors[0])
         self.container = None
         self._judge(record)
 
-    def _failed(self, spec: ContainerSpec, error: Exception) -> ExitRecord:
+    def _failed(self, error: Exception) -> ExitRecord:
         """The record of a run that has none of its own."""
         if self.container is not None:  # something of it is left that the kernel does not let go of
-            return ExitRecord.stuck(spec, str(error))
+            return ExitRecord.stuck(self._spec, str(error))
         if isinstance(error, OSError):  # out of descriptors, in the supervisor itself
             error = PysuperError(f"could not start {self.name}: {describe_errno(error.errno or 0)}")
         assert isinstance(error, PysuperError)
-        return ExitRecord.start_failed(spec, error)
+        return ExitRecord.start_failed(self._spec, error)
 
-    async def _contain(self, spec: ContainerSpec) -> ExitRecord:
+    async def _contain(self) -> ExitRecord:
         """Start a container, collect its output, and wait for its end."""
         self._told = trio.Event()
         output = Output(self._hub.journal, self.name, self.run, self.member.log_mode, self._hub.turns)
         container: Container | None = None
-        async with output.collected(), self._listening(spec, output) as (prepared, descriptors):
+        async with output.collected(), self._listening(output) as (prepared, descriptors):
             with self._start:
                 async with self._hub.starting:
                     start = partial(self._hub.supervisor.start, prepared) if self._pool is None else self._pool.start
@@ -300,7 +300,7 @@ class Instance:
                     )
             output.started()
             if container is None:
-                return ExitRecord(name=self.name, argv=spec.command, reason="stopped")
+                return ExitRecord(name=self.name, argv=self._spec.command, reason="stopped")
             self.container = container
             if self._start.cancel_called:  # in the moment in which it succeeded; who did that waits for its end
                 container.kill()
@@ -310,31 +310,29 @@ class Instance:
             self.post(Event.STARTED)
             if self.member.readiness is None:  # now, since it may be over already
                 self.post(Event.BECAME_READY)
-            self._warm_up(spec)
+            self._warm_up()
             return await container.wait()
 
     @asynccontextmanager
-    async def _listening(
-        self, spec: ContainerSpec, output: Output
-    ) -> AsyncIterator[tuple[ContainerSpec, dict[int, int]]]:
+    async def _listening(self, output: Output) -> AsyncIterator[tuple[ContainerSpec, dict[int, int]]]:
         """Until the end of a run, listen to what the container says of itself, if its readiness depends on that."""
         probe = None if self.member.readiness is None else self.member.readiness.probe
         if isinstance(probe, LogProbe):
             output.expect(probe.pattern, self._told)
         if not isinstance(probe, NotifyProbe | DescriptorProbe):
-            yield spec, {}
+            yield self._spec, {}
             return
         async with trio.open_nursery() as nursery:
             match probe:
                 case NotifyProbe():
                     async with open_notify_socket(self._hub.notify_directory, f"{id(self):x}") as reports:
                         nursery.start_soon(self._heed_reports, reports)
-                        yield attrs.evolve(spec, notify_socket=reports.path), {}
+                        yield attrs.evolve(self._spec, notify_socket=reports.path), {}
                 case DescriptorProbe():
                     read, write = os.pipe()
                     nursery.start_soon(self._heed_newline, FdStream(read))
                     with os.fdopen(write, "wb"):
-                        yield spec, {probe.number: write}
+                        yield self._spec, {probe.number: write}
             nursery.cancel_scope.cancel()
 
     async def _heed_reports(self, reports: NotifySocket) -> None:
@@ -388,16 +386,16 @@ class Instance:
 
     # --- spares for the next runs ---
 
-    def _warm_up(self, spec: ContainerSpec) -> None:
+    def _warm_up(self) -> None:
         """Have spares from now on, and not before: what a run needs may not have been there."""
         if self.member.warm and self._warmth is None and self.state not in DOWN:
             self._warmth = trio.CancelScope()
-            self._hub.spawn(partial(self._keep_warm, spec, self._warmth), f"spares of {self.name}")
+            self._hub.spawn(partial(self._keep_warm, self._warmth), f"spares of {self.name}")
 
-    async def _keep_warm(self, spec: ContainerSpec, scope: trio.CancelScope) -> None:
+    async def _keep_warm(self, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                async with self._hub.supervisor.pool(spec, size=self.member.warm) as pool:
+                async with self._hub.supervisor.pool(self._spec, size=self.member.warm) as pool:
                     if not scope.cancel_called:
                         self._pool = pool
                     await trio.sleep_forever()
