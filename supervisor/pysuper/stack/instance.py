@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
@@ -290,7 +290,7 @@ class Instance:
         container: Container | None = None
         async with output.collected(), self._listening(output) as (prepared, descriptors):
             with self._start:
-                async with self._hub.starting:
+                async with nullcontext() if self.spares else self._hub.starting:  # a spare has been started
                     start = partial(self._hub.supervisor.start, prepared) if self._pool is None else self._pool.start
                     container = await start(
                         stdout=output.stdout,

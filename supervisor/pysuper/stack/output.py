@@ -86,13 +86,13 @@ class Output:
         splitter = LineSplitter()
         drops = _Drops(self._journal, self._name, self._run) if self._mode is LogMode.DROP else None
         try:
-            chunk = b"-"
-            while chunk:
-                await trio.lowlevel.wait_readable(reader)
+            await trio.lowlevel.wait_readable(reader)
+            while _waiting(reader):  # if nothing does, that is the end
                 async with self._turns:
                     chunk = os.read(reader, _CHUNK)  # of which nobody else reads, so that it does not block
                     if drops is None or drops.allows(chunk):
                         self._take(stream, splitter.feed(chunk))
+                await trio.lowlevel.wait_readable(reader)
         finally:
             self._take_the_rest(stream, splitter, reader)
             os.close(reader)
@@ -102,7 +102,7 @@ class Output:
 
     def _take_the_rest(self, stream: str, splitter: LineSplitter, reader: int) -> None:
         """What an ended container has written is still in the pipe, if many others had their turns."""
-        count = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
+        count = _waiting(reader)
         if count and self._mode is LogMode.BLOCK:
             self._take(stream, splitter.feed(os.read(reader, count)))
 
@@ -113,6 +113,11 @@ class Output:
             if any(pattern.search(line) for line in lines.split(b"\n")):
                 event.set()
                 self._expected = None
+
+
+def _waiting(reader: int) -> int:
+    """How many bytes are in a pipe, pipe(7)."""
+    return int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 class _Drops:
