@@ -20,8 +20,11 @@ import attrs
 import trio
 
 from pysuper.drivers import Context, Trace
+from pysuper.errors import DriverError, describe_errno
 
 __all__ = ["Cache"]
+
+_REMEDY = "let XDG_CACHE_HOME be a directory that you can write to"
 
 
 @attrs.frozen
@@ -38,8 +41,16 @@ class Cache:
 
     @property
     def path(self) -> Path:
-        """Where it is, without links, since mounts do not follow them; it need not exist yet."""
-        home = "/var/cache" if os.geteuid() == 0 else os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        """
+        Where it is, without links, since mounts do not follow them; it need not exist yet.
+
+        Raises:
+            DriverError: The user has no home directory.
+        """
+        try:
+            home = "/var/cache" if os.geteuid() == 0 else os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        except RuntimeError as error:
+            raise DriverError("there is no home directory, and so no cache", remedy=_REMEDY) from error
         return Path(os.path.realpath(home), "pysuper", self.name)
 
     def trace(self, context: Context) -> Trace:
@@ -54,14 +65,15 @@ class Cache:
             context: Of the container that needs it.
             key: Its name: it says everything on which the content depends.
             fill: Called with an empty directory, to fill it.
+
+        Raises:
+            DriverError: A directory cannot be made.
         """
         finished = self.path / key
         if finished.exists():
             return finished
         unfinished = self._unfinished(context)
-        self.path.mkdir(parents=True, mode=0o700, exist_ok=True)
-        unfinished.mkdir()
-        unfinished.chmod(0o755)  # whatever the umask: the users of a container need it
+        self._make(unfinished)
         try:
             await fill(unfinished)
             _rename(unfinished, finished)
@@ -69,6 +81,17 @@ class Cache:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(_remove, unfinished)
         return finished
+
+    def _make(self, unfinished: Path) -> None:
+        try:
+            for directory in (*reversed(self.path.parents[:2]), self.path):  # whatever the umask
+                directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+            unfinished.mkdir()
+            unfinished.chmod(0o755)  # since the users of a container need it
+        except OSError as error:
+            reason = describe_errno(error.errno or 0)
+            remedy = None if os.geteuid() == 0 else _REMEDY
+            raise DriverError(f"could not make {error.filename} for what is kept: {reason}", remedy=remedy) from error
 
     def _unfinished(self, context: Context) -> Path:
         return self.path / f".partial-{context.id}"

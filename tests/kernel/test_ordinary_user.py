@@ -324,6 +324,40 @@ def test_a_range_can_be_had_without_us(ranged: Callable[..., Machine]) -> None:
     assert (done.returncode, done.stdout.split()) == (0, RANGE), done.stderr
 
 
+def test_a_cache_that_cannot_be_made_says_what_another_one_needs(public: Public) -> None:
+    tree = make_busybox(public.home / "tree-without-cache")
+    archive = public.home / "without-cache.tar"
+    subprocess.run(["tar", "-cf", archive, "-C", tree, "."], check=True)
+    command = ["-m", "pysuper", "run", "--rootfs", f"tar:{archive}", "true"]
+    without_home = ["sh", "-c", 'exec env -u HOME "$@"', "sh"]
+    for through, variables in ([], {"XDG_CACHE_HOME": "/proc/none"}), (without_home, {}):
+        done = public.run(*command, user=True, through=through, **variables)
+        assert (done.returncode, done.stderr.count("\n")) == (125, 1), done.stderr
+        assert "XDG_CACHE_HOME" in done.stderr
+
+
+CACHED = """
+import os, trio, pysuper
+from pathlib import Path
+from pysuper.cache import Cache
+from pysuper.drivers import Context
+
+async def fill(directory):
+    pass
+
+context = Context(id=f"box.{os.getpid()}", spec=pysuper.ContainerSpec(name="box"), privileged=False, uid_base=0)
+made = trio.run(Cache("things").require, context, "key", fill)
+print(*(oct(path.stat().st_mode & 0o777) for path in (made, *made.parents[:3])))
+"""
+
+
+@pytest.mark.parametrize("umask", ["000", "077"])
+def test_a_cache_is_its_owners_and_what_it_keeps_for_all_users_whatever_the_umask(public: Public, umask: str) -> None:
+    through = ["sh", "-c", f'umask {umask}; exec "$@"', "sh"]
+    done = public.run("-c", CACHED, user=True, through=through, XDG_CACHE_HOME=str(public.home / f"cache-{umask}"))
+    assert done.stdout.split() == ["0o755", "0o700", "0o700", "0o700"], done.stderr
+
+
 UNWRITABLE = """
 import os, signal, sys, trio, pysuper
 from pathlib import Path
