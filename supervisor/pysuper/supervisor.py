@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -267,7 +268,12 @@ async def open_supervisor(
 
     Raises:
         DriverError: A hook, or the launcher, cannot be had.
+        PysuperError: SIGCHLD is ignored: then the kernel reaps processes by itself, wait(2), and nobody learns how they
+            ended.
     """
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        remedy = "signal.signal(signal.SIGCHLD, signal.SIG_DFL) before it"
+        raise PysuperError("SIGCHLD is ignored, so that no container could be waited for", remedy=remedy)
     contexts = Contexts()
     maker = registry.load_launcher(launcher)[0]()
     told = Hooks(hooks, warn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 
@@ -37,6 +38,15 @@ async def test_a_command_needs_no_name_that_a_container_can_have() -> None:
     with pytest.raises(pysuper.CommandNotFound):
         await pysuper.run(["no such [command]"])
     assert (await pysuper.run([])).record.name == "run"  # a login shell, with nothing to read
+
+
+async def test_a_program_that_ignores_sigchld_is_told_before_anything_is_started() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(pysuper.PysuperError, match=r"SIGCHLD is ignored.*SIG_DFL"):
+            await pysuper.run(["true"])
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 async def test_a_command_that_is_a_string_is_refused() -> None:
