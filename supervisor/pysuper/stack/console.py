@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby
 
 import trio
@@ -46,13 +47,15 @@ class Console:
 
         unsubscribe = journal.subscribe(listen)
         task_status.started()
+        batch: list[Record] = []
         try:
             while True:
-                await self._show_batch([await records.receive()], records, displays)
+                batch.append(await records.receive())
+                await self._show_batch(batch, records, displays)
         except trio.Cancelled:
             unsubscribe()
-            with trio.move_on_after(_PATIENCE, shield=True):
-                await self._show_batch([], records, displays)
+            with trio.move_on_after(_PATIENCE, shield=True), suppress(OSError):  # as below
+                await self._show_batch(batch, records, displays)
             raise
         except OSError:  # the reader has gone
             unsubscribe()
@@ -60,7 +63,8 @@ class Console:
     async def _show_batch(
         self, batch: list[Record], records: trio.MemoryReceiveChannel[Record], displays: dict[int, Display]
     ) -> None:
-        """Write these records, and those that are there already."""
+        """Write these records, and those that are there already; cancelled before, they stay in the batch."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
                 batch.append(records.receive_nowait())
@@ -74,6 +78,7 @@ class Console:
             (descriptor, "".join(text for _, text in group).encode(errors="surrogateescape"))
             for descriptor, group in groupby(texts, key=lambda pair: pair[0])
         ]
+        batch.clear()
         await trio.to_thread.run_sync(_write, pieces, abandon_on_cancel=True)
 
 
