@@ -122,8 +122,8 @@ async def test_a_root_that_is_a_link_is_an_error(supervisor, spec, own_busybox, 
         await supervisor.start(spec(rootfs=pysuper.DriverChoice("dir", argument=f"{tmp_path}/current")))
 
 
-@pytest.mark.parametrize("target", ["/proc", "/proc/sys", "/dev", "/dev/."])
-async def test_what_the_container_has_of_its_own_cannot_be_a_target(supervisor, spec, target: str) -> None:
+@pytest.mark.parametrize("target", ["/proc", "/proc/sys", "/proc/."])
+async def test_proc_cannot_be_a_target(supervisor, spec, target: str) -> None:
     with pytest.raises(pysuper.DriverError, match=f"^{target} cannot be a mount target"):
         await supervisor.start(spec(mounts=(TmpfsMount(target=target),)))
 

@@ -134,7 +134,7 @@ class MountNamespace(NamespaceDriver):
     @staticmethod
     def _add_mount(plan: PlanBuilder, mount: BindMount | TmpfsMount) -> None:
         target = posixpath.normpath(mount.target)
-        if target in {"/", "/dev", "/proc"} or target.startswith("/proc/"):
+        if target in {"/", "/proc"} or target.startswith("/proc/"):
             raise DriverError(f"{mount.target} cannot be a mount target", remedy="choose another path")
         if isinstance(mount, TmpfsMount):
             options = _owned(plan, f"{mount.mode:04o}")
