@@ -361,9 +361,10 @@ async def live(
                     running = True
                     subject.started()
                     task_status.started(container)
-                    # The command may be over already. Its starter runs in the next turn of the loop, and the end is
-                    # told, and the terminal closed, in a later one: reaping waits for at least one more.
-                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    # The command may be over already. Its starter runs in the next turn of the loop; the end is told,
+                    # and the terminal closed, in the one after that.
+                    for _ in range(2):
+                        await trio.lowlevel.cancel_shielded_checkpoint()
                     await container._run()
                 finally:
                     with trio.CancelScope(shield=True):  # also from a nursery of a driver's
