@@ -160,6 +160,10 @@ class FakeStack:
         """Run a task that ends with the stack."""
         self._nursery.start_soon(function, name=name)
 
+    def container_spec(self, instance: Instance) -> ContainerSpec:
+        """What its runs would be started from."""
+        return attrs.evolve(instance.member.container, name=instance.name)
+
     def select(self, names: Sequence[str]) -> list[Instance]:
         """As `Stack.select`."""
         found = [i for name in names for i in self.instances.values() if name in (i.name, i.member.name)]
