@@ -325,9 +325,8 @@ def test_a_range_can_be_had_without_us(ranged: Callable[..., Machine]) -> None:
 
 
 def test_a_cache_that_cannot_be_made_says_what_another_one_needs(public: Public) -> None:
-    tree = make_busybox(public.home / "tree-without-cache")
     archive = public.home / "without-cache.tar"
-    subprocess.run(["tar", "-cf", archive, "-C", tree, "."], check=True)
+    archive.touch()
     command = ["-m", "pysuper", "run", "--rootfs", f"tar:{archive}", "true"]
     without_home = ["sh", "-c", 'exec env -u HOME "$@"', "sh"]
     for through, variables in ([], {"XDG_CACHE_HOME": "/proc/none"}), (without_home, {}):

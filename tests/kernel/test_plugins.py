@@ -157,26 +157,29 @@ async def test_a_driver_may_keep_a_nursery_open(supervisor, spec, plugin, tmp_pa
     assert (tmp_path / "left").exists()
 
 
-async def test_a_driver_whose_background_task_fails_stops_its_container_alone(
-    supervisor, spec, plugin, tmp_path
-) -> None:
-    bystander = await supervisor.start(spec("sleep 0.5; exit 7"))
-    network = plugin(
-        f"""
+def with_a_task(now: Path, ending: str, *, at_once: bool = False) -> str:
+    """A driver whose `host` has a task that does something once a file is there, or does it itself at once."""
+    return f"""
         def contribute(self, plan): ...
 
         @asynccontextmanager
         async def host(self, context):
-            async def die():
-                while not Path({str(tmp_path / "now")!r}).exists():
+            async def end():
+                while not Path({str(now)!r}).exists():
                     await trio.sleep(0.01)
-                raise ValueError("background")
+                {ending}
 
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(die)
+                {ending if at_once else "nursery.start_soon(end)"}
                 yield
         """
-    )
+
+
+async def test_a_driver_whose_background_task_fails_stops_its_container_alone(
+    supervisor, spec, plugin, tmp_path
+) -> None:
+    bystander = await supervisor.start(spec("sleep 0.5; exit 7"))
+    network = plugin(with_a_task(tmp_path / "now", 'raise ValueError("background")'))
     container = await supervisor.start(spec("exec sleep 60", network=network))
     (tmp_path / "now").touch()
     with pytest.raises(DriverError, match="'plugin' of third-party 1.0 failed in host: ValueError: background"):
@@ -201,22 +204,7 @@ async def test_a_driver_that_cancels_its_nursery_ends_its_container_alone(
             (tmp_path / "clean").touch()
 
     bystander = await supervisor.start(spec("sleep 0.5; exit 7"))
-    network = plugin(
-        f"""
-        def contribute(self, plan): ...
-
-        @asynccontextmanager
-        async def host(self, context):
-            async def cancel():
-                while not Path({str(tmp_path / "now")!r}).exists():
-                    await trio.sleep(0.01)
-                nursery.cancel_scope.cancel()
-
-            async with trio.open_nursery() as nursery:
-                {"nursery.cancel_scope.cancel()" if when == "start" else "nursery.start_soon(cancel)"}
-                yield
-        """
-    )
+    network = plugin(with_a_task(tmp_path / "now", "nursery.cancel_scope.cancel()", at_once=when == "start"))
     wanted = spec("exec sleep 60", network=network, namespaces={"uts": register("cleans", Cleans)})
     with pytest.raises(DriverError, match="'plugin' of third-party 1.0 has cancelled itself"):
         container = await supervisor.start(wanted)

@@ -160,9 +160,9 @@ class FakeStack:
         """Run a task that ends with the stack."""
         self._nursery.start_soon(function, name=name)
 
-    def container_spec(self, instance: Instance) -> ContainerSpec:
+    def container_spec(self, member: MemberSpec, name: str) -> ContainerSpec:
         """What its runs would be started from."""
-        return attrs.evolve(instance.member.container, name=instance.name)
+        return attrs.evolve(member.container, name=name)
 
     def select(self, names: Sequence[str]) -> list[Instance]:
         """As `Stack.select`."""

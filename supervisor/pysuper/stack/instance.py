@@ -78,8 +78,8 @@ class Hub(Protocol):
     def spawn(self, function: Callable[[], Awaitable[None]], name: str) -> None:
         """Run a task that ends with the stack."""
 
-    def container_spec(self, instance: Instance) -> ContainerSpec:
-        """What all of its runs are started from."""
+    def container_spec(self, member: MemberSpec, name: str) -> ContainerSpec:
+        """What all runs of an instance are started from."""
 
     def changed(self, instance: Instance) -> None:
         """Its state, or its health, is another one."""
@@ -115,7 +115,7 @@ class Instance:
         self.record: ExitRecord | None = None
         self.because = Because()
         self._hub = hub
-        self._spec = hub.container_spec(self)
+        self._spec = hub.container_spec(member, name)
         self._subject = hub.supervisor.subject(name)
         self._history = History()
         self._final = False

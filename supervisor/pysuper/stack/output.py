@@ -86,13 +86,14 @@ class Output:
         splitter = LineSplitter()
         drops = _Drops(self._journal, self._name, self._run) if self._mode is LogMode.DROP else None
         try:
-            await trio.lowlevel.wait_readable(reader)
-            while _waiting(reader):  # if nothing does, that is the end
+            while True:
+                await trio.lowlevel.wait_readable(reader)
+                if not _waiting(reader):  # that is the end
+                    break
                 async with self._turns:
                     chunk = os.read(reader, _CHUNK)  # of which nobody else reads, so that it does not block
                     if drops is None or drops.allows(chunk):
                         self._take(stream, splitter.feed(chunk))
-                await trio.lowlevel.wait_readable(reader)
         finally:
             self._take_the_rest(stream, splitter, reader)
             os.close(reader)

@@ -81,9 +81,9 @@ class Stack:
         """Run a task that ends with the stack."""
         self._nursery.start_soon(function, name=name)
 
-    def container_spec(self, instance: Instance) -> ContainerSpec:
-        """What the next run of an instance is started from."""
-        return instance_spec(instance.member, instance.name, self._namespace, str(self._project.hosts))
+    def container_spec(self, member: MemberSpec, name: str) -> ContainerSpec:
+        """What all runs of an instance are started from."""
+        return instance_spec(member, name, self._namespace, str(self._project.hosts))
 
     def changed(self, instance: Instance) -> None:
         """Let what follows from a change happen, and what follows from that."""
