@@ -17,7 +17,7 @@ import trio
 
 from pysuper import registry
 from pysuper.drivers import Cgroup, Context, Launcher, Statistics, Trace
-from pysuper.errors import LaunchError, PysuperError, describe_errno
+from pysuper.errors import LaunchError, PysuperError
 from pysuper.execution import Execution, Executions
 from pysuper.freezer import Freezer
 from pysuper.guard import GuardedCgroup, bounded, entered, guarded
@@ -237,8 +237,7 @@ class Container:
         try:
             return trio.socket.socket(family, type)
         except OSError as error:
-            number = error.errno or 0
-            raise LaunchError(f"could not open a socket: {describe_errno(number)}", errno=number) from error
+            raise LaunchError.of("open a socket", error) from error
 
     async def _start(self, drivers: Drivers, subject: Told) -> None:
         """From the clone to the running command."""

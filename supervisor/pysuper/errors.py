@@ -118,6 +118,12 @@ class LaunchError(PysuperError):
         self.step = step
         self.errno = errno
 
+    @classmethod
+    def of(cls, doing: str, error: OSError) -> LaunchError:
+        """For what failed in the supervisor itself: it is out of descriptors, memory or processes, say."""
+        number = error.errno or 0
+        return cls(f"could not {doing}: {describe_errno(number)}", errno=number)
+
 
 class CommandNotFound(LaunchError):
     """The command does not exist in the container."""

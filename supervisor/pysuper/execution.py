@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, c
 import trio
 
 from pysuper.drivers import Launcher
-from pysuper.errors import LaunchError, PysuperError, describe_errno
+from pysuper.errors import LaunchError, PysuperError
 from pysuper.joining import socket_plan
 from pysuper.plan import Plan
 from pysuper.process import Process, standard_files
@@ -234,9 +234,8 @@ class Executions:
                 await self._watchers.start(
                     execution._live, self._launcher, files, namespaces, self._watchers, self._awake
                 )
-        except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
-            number = error.errno or 0
-            raise LaunchError(f"could not join {plan.name}: {describe_errno(number)}", errno=number) from error
+        except OSError as error:
+            raise LaunchError.of(f"join {plan.name}", error) from error
 
     @contextmanager
     def _namespaces_for(self, plan: Plan) -> Iterator[dict[str, int]]:

@@ -13,7 +13,7 @@ import trio
 
 from pysuper import steps
 from pysuper.drivers import Launcher
-from pysuper.errors import LaunchError, describe_errno
+from pysuper.errors import LaunchError
 from pysuper.plan import Phase, Plan
 from pysuper.process import Process, standard_files
 
@@ -76,6 +76,5 @@ async def _make(launcher: Launcher, plan: Plan, watchers: trio.Nursery, taken: l
                     with trio.CancelScope(shield=True):
                         process.send_signal(signal.SIGKILL)
                         await process.reap()
-    except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
-        number = error.errno or 0
-        raise LaunchError(f"could not make a network: {describe_errno(number)}", errno=number) from error
+    except OSError as error:
+        raise LaunchError.of("make a network", error) from error

@@ -328,9 +328,8 @@ def command_files(
     try:
         with standard_files(*given) as standard:
             yield standard | dict(descriptors)
-    except OSError as error:  # out of descriptors, memory or processes, in the supervisor itself
-        number = error.errno or 0
-        raise LaunchError(f"could not start {spec.name}: {describe_errno(number)}", errno=number) from error
+    except OSError as error:
+        raise LaunchError.of(f"start {spec.name}", error) from error
 
 
 async def _reap_group(leader: int) -> None:
