@@ -700,4 +700,4 @@ async def test_cancellation_of_a_stack_leaves_nothing_wherever_it_lands(stacks: 
         assert not stacks.project.is_running()
         finished = not scope.cancelled_caught
         step += 3
-    assert step > 60
+    assert step > 90
